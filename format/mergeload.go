@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package format
+
+import (
+	"fmt"
+
+	"lighter/format/internal/disk"
+)
+
+// layerLoader reads the bootstrap of one layer into a tree. Blobs and chunks
+// go into the merged tree, which counts for all layers.
+type layerLoader struct {
+	b      *Bootstrap
+	tree   *tree             // of the layer
+	merged *tree             // has blobs and chunks
+	blobs  []uint32          // index of the layer's blob → index of merged.blobs
+	chunks map[uint64]uint32 // blob<<32 | chunk number → index of merged.chunks
+	files  map[uint64]*node  // nid → node, for hard links
+	ours   bool              // the layer has our marks
+	// budget is the number of bytes of the bootstrap that nothing has used
+	// yet. Structures of a sound image do not overlap.
+	budget int64
+}
+
+// load reads a layer.
+func (m *merger) load(l MergeLayer) (*tree, error) {
+	b := l.Bootstrap
+	x := &layerLoader{
+		b: b, tree: newTree(b.Info().ChunkSize), merged: m.tree, budget: b.size,
+		chunks: map[uint64]uint32{}, files: map[uint64]*node{},
+		ours: disk.CString(b.sb.VolumeName[:]) == layerVolume,
+	}
+	for i := range b.Blobs() {
+		k, err := m.blob(l, i)
+		if err != nil {
+			return nil, err
+		}
+		x.blobs = append(x.blobs, k)
+	}
+	i, err := b.Inode(b.Info().RootNid)
+	if err != nil {
+		return nil, err
+	}
+	x.tree.root, err = x.node(i)
+	if err != nil {
+		return nil, err
+	}
+	r := x.tree.root
+	if !x.ours && r.mode == ModeDir|0o755 && r.uid|r.gid == 0 && r.mtime == 0 && r.nsec == 0 && len(r.xattrs) == 0 {
+		// What the reference builder makes up for layers that do not list it.
+		r.implicit = true
+	}
+	return x.tree, x.dir(i, r, 0)
+}
+
+// blob enters the layer's blob i into the merged blobs.
+func (m *merger) blob(l MergeLayer, i int) (uint32, error) {
+	off := int64(l.Bootstrap.ext.BlobTableOff) + int64(i)*disk.BlobEntrySize
+	p, err := l.Bootstrap.view("blob table", off, disk.BlobEntrySize)
+	if err != nil {
+		return 0, err
+	}
+	var e disk.BlobEntry
+	e.Decode(p)
+	id := disk.CString(e.ID[:])
+	if id == PlaceholderID || e.Features&disk.BlobInlinedMeta != 0 && e.Features&disk.BlobSeparate == 0 {
+		id = l.ID
+		if id == "" || len(id) > len(e.ID) {
+			return 0, fmt.Errorf("blob id %q has no place in the blob table", id)
+		}
+		e.ID = [64]byte{}
+		copy(e.ID[:], id)
+	}
+	e.Features &^= disk.BlobInlinedMeta
+	e.Index = 0
+	k, found := m.byID[id]
+	if !found {
+		k = uint32(len(m.tree.blobs))
+		m.byID[id] = k
+		m.tree.blobs = append(m.tree.blobs, e)
+	} else if m.tree.blobs[k] != e {
+		return 0, corrupt("blob table", "", off, "blob %s differs from the one of that id in a lower layer", id)
+	}
+	return k, nil
+}
+
+// spend takes n bytes of the budget.
+func (x *layerLoader) spend(n int64, i Inode) error {
+	if x.budget -= n; x.budget < 0 {
+		return corrupt("inode", "", x.b.off(i.Nid), "structures of inode %d overlap others", i.Nid)
+	}
+	return nil
+}
+
+// dir reads the entries of directory i into n.
+func (x *layerLoader) dir(i Inode, n *node, depth int) error {
+	if depth > maxDepth {
+		return unsupported("directory", "", x.b.off(i.Nid), "nested deeper than %d", maxDepth)
+	}
+	var failed error
+	err := x.b.Dirents(i, 0, func(_ int, d Dirent) bool {
+		if d.Name == "." || d.Name == ".." {
+			return true
+		}
+		failed = x.entry(i, n, d, depth)
+		return failed == nil
+	})
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+func (x *layerLoader) entry(dir Inode, n *node, d Dirent, depth int) error {
+	if err := x.spend(int64(disk.DirentSize+len(d.Name)), dir); err != nil {
+		return err
+	}
+	if file := x.files[d.Nid]; file != nil {
+		n.children[d.Name] = file
+		return nil
+	}
+	i, err := x.b.Child(dir, d)
+	if err != nil {
+		return err
+	}
+	child, err := x.node(i)
+	if err != nil {
+		return err
+	}
+	n.children[d.Name] = child
+	if child.isDir() {
+		return x.dir(i, child, depth+1)
+	}
+	x.files[d.Nid] = child
+	return nil
+}
+
+// node reads one inode, without the entries of a directory.
+func (x *layerLoader) node(i Inode) (*node, error) {
+	n := &node{mode: i.Mode, uid: i.UID, gid: i.GID, rdev: i.Rdev, mtime: i.Mtime, nsec: i.MtimeNsec}
+	err := x.spend(int64(i.head)+int64(i.xattr), i)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case n.isDir():
+		n.children = map[string]*node{}
+	case n.isRegular():
+		n.size = i.Size
+		err = x.fileChunks(i, n)
+	case n.isSymlink():
+		if err = x.spend(i.Size, i); err == nil {
+			n.target, err = x.b.Readlink(i)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return n, x.xattrs(i, n)
+}
+
+func (x *layerLoader) xattrs(i Inode, n *node) error {
+	xattrs, err := x.b.Xattrs(i)
+	if err != nil {
+		return err
+	}
+	for _, a := range xattrs {
+		switch {
+		case a.Name == markImplicit && x.ours:
+			n.implicit = n.isDir()
+		case a.Name == markLower && x.ours && n.isRegular():
+			if x.tree.lowers == nil {
+				x.tree.lowers = map[string]*node{}
+			}
+			x.tree.lowers[string(a.Value)] = n
+		case !hiddenXattr(a.Name):
+			n.xattrs = append(n.xattrs, Xattr{Name: a.Name, Value: append([]byte(nil), a.Value...)})
+		}
+	}
+	return nil
+}
+
+func (x *layerLoader) fileChunks(i Inode, n *node) error {
+	count := x.b.chunkCount(&i)
+	if err := x.spend(count*disk.ChunkIndexSize, i); err != nil {
+		return err
+	}
+	n.chunks = make([]uint32, 0, count)
+	return x.b.FileChunks(i, 0, i.Size, func(_ int64, c Chunk) bool {
+		key := uint64(c.BlobIndex)<<32 | uint64(c.Index)
+		k, found := x.chunks[key]
+		if !found {
+			k = uint32(len(x.merged.chunks))
+			x.chunks[key] = k
+			crc := c.crc
+			if c.flags&disk.RecordCRC32C == 0 {
+				crc = 0 // what the flag declares invalid isn't passed on
+			}
+			x.merged.chunks = append(x.merged.chunks, disk.ChunkRecord{
+				Digest: c.Digest, BlobIndex: x.blobs[c.BlobIndex], Flags: c.flags, Index: c.Index, CRC32C: crc,
+				CompressedOff: uint64(c.compressedOff), CompressedSize: c.compressedSize,
+				UncompressedOff: uint64(c.UncompressedOff), UncompressedSize: c.UncompressedSize,
+			})
+		}
+		n.chunks = append(n.chunks, k)
+		return true
+	})
+}
