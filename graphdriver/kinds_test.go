@@ -187,7 +187,7 @@ func TestUnusableBootstrap(t *testing.T) {
 	e := newEnv(t)
 	for name, data := range map[string][]byte{
 		"truncated":    boot[:4096],
-		"truncated-v5": goldenFile(t, "dir-v5-zstd/bootstrap")[:16384],
+		"truncated-v5": goldenFile(t, "dir-v5-zstd/bootstrap")[:12288],
 	} {
 		must(t, e.d.Create(name, "", CreateOptions{}))
 		_, err := e.d.ApplyDiff(name, "", bytes.NewReader(makeTar(t, dir("image/"), reg("image/image.boot", string(data)))))
