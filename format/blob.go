@@ -50,6 +50,12 @@ func (bl Blob) IsZran() bool { return bl.Features&disk.BlobZran != 0 }
 // chunks: the object with digest MetaDigest.
 func (bl Blob) IsSeparate() bool { return bl.Features&disk.BlobSeparate != 0 }
 
+// isOwnLayer reports whether this is the entry of a reference in the bootstrap
+// of the layer itself, which does not know its own digest.
+func (bl Blob) isOwnLayer() bool {
+	return bl.Features&disk.BlobInlinedMeta != 0 && bl.MetaDigest == [32]byte{} && bl.MetaSize == 0
+}
+
 // IsBatch reports whether small chunks are compressed together.
 func (bl Blob) IsBatch() bool { return bl.Features&disk.BlobBatch != 0 }
 

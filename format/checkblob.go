@@ -46,8 +46,10 @@ func (c *checker) blob(bl Blob) error {
 		}
 		defer closeIf(s.r)
 		side, sideSize = s.r, s.size
-		if err := c.blobDigest(meta, side, sideSize); err != nil {
-			return err
+		if !bl.isOwnLayer() {
+			if err := c.blobDigest(meta, side, sideSize); err != nil {
+				return err
+			}
 		}
 	}
 	if err := c.blobDigest(bl, o.r, o.size); err != nil {
@@ -130,7 +132,7 @@ func (c *checker) blobDigest(bl Blob, r io.ReaderAt, size int64) error {
 func (c *checker) blobSizes(bl Blob, size int64, side io.ReaderAt, sideSize int64) error {
 	off := c.b.blobEntryOff(bl.Index)
 	if bl.IsSeparate() {
-		if bl.MetaSize != uint64(sideSize) {
+		if bl.MetaSize != uint64(sideSize) && !bl.isOwnLayer() {
 			if err := c.violation("blob table", "meta_size", off+200, "%d, but the object has %d bytes", bl.MetaSize, sideSize); err != nil {
 				return err
 			}
