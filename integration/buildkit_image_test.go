@@ -25,7 +25,7 @@ import (
 // capabilities and set-id bits. 188 is setxattr on amd64.
 const staged = `FROM BASE AS tools
 RUN mkdir /made && echo one >/made/a && ln /made/a /made/b && ln -s a /made/c && chmod 6755 /made/a && rm -r /usr/share/doc && mkdir /usr/share/doc && \
-  touch /made/capable && perl -e 'syscall(188, "/made/capable", "security.capability", pack("V5", 0x02000001, 1024, 0, 0, 0), 20, 0) == 0 or die $!'
+  touch /made/capable && perl -e '($file, $name, $cap) = ("/made/capable", "security.capability", pack("V5", 0x02000001, 1024, 0, 0, 0)); syscall(188, $file, $name, $cap, 20, 0) == 0 or die $!'
 FROM BASE
 COPY --from=tools /made /copied
 COPY --link from-context /linked/

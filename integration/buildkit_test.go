@@ -68,7 +68,7 @@ func buildAgain(t *testing.T, e *Env, b *BuildKit) {
 			t.Errorf("%d layers were converted, want %d:\n%s", n, want, out)
 		}
 	}
-	converted(3, nydusOutput(ref))
+	converted(4, nydusOutput(ref))
 	first := digestOf(t, ref)
 	converted(0, nydusOutput(ref))
 	b.Stop(t)
@@ -80,7 +80,7 @@ func buildAgain(t *testing.T, e *Env, b *BuildKit) {
 	b.Kill(t)
 	b.Start(t)
 	converted(0, nydusOutput(ref))
-	converted(3, nydusOutput(ref)+",nydus-compressor=lz4_block")
+	converted(4, nydusOutput(ref)+",nydus-compressor=lz4_block")
 	e.Lighter(t, "check", ref)
 	if err := os.WriteFile(filepath.Join(dir, "from-context", "large"), []byte("changed\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func buildAgain(t *testing.T, e *Env, b *BuildKit) {
 	e.Lighter(t, "check", ref)
 	nydus := b.usage(t)
 	b.Ctl(t, "prune", "--all")
-	converted(3, nydusOutput(ref))
+	converted(4, nydusOutput(ref))
 	if left := b.usage(t); left >= nydus {
 		t.Errorf("%d bytes are used after pruning, %d before", left, nydus)
 	}
