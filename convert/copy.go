@@ -23,13 +23,14 @@ type CopyOptions struct {
 type CopyResult struct {
 	Digest    v1.Hash `json:"digest"`
 	Manifests int     `json:"manifests"`
-	Blobs     int     `json:"blobs"`  // listed, each counted once
-	Stored    int     `json:"stored"` // of these, not there before
-	Bytes     int64   `json:"bytes"`  // of the stored ones
+	Referrers int     `json:"referrers"` // of the manifests
+	Blobs     int     `json:"blobs"`     // listed, each counted once
+	Stored    int     `json:"stored"`    // of these, not there before
+	Bytes     int64   `json:"bytes"`     // of the stored ones
 }
 
 // Copy copies an image whole: an index with all its manifests and their blobs,
-// byte for byte, so that digests stay. The two children of an index made by
+// byte for byte, so that digests stay, and what refers to them. The two children of an index made by
 // Convert get their tags as well. Copy commits the sink but does not close it.
 func Copy(ctx context.Context, src Source, sink Sink, tag string, o CopyOptions) (*CopyResult, error) {
 	root, err := src.Manifest(ctx, v1.Descriptor{})
@@ -62,6 +63,9 @@ func copyTree(ctx context.Context, src Source, sink Sink, root Manifest, o CopyO
 	c := &copier{src: src, sink: sink, o: o, res: CopyResult{Digest: root.Digest}, seen: map[v1.Hash]bool{}}
 	var order []tagged
 	if err := c.collect(ctx, root, []string{tag}, 0, &order); err != nil {
+		return nil, err
+	}
+	if err := c.collectReferrers(ctx, &order); err != nil {
 		return nil, err
 	}
 	var gctx context.Context
