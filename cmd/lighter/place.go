@@ -8,14 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
 	"lighter/convert"
 	"lighter/format"
+	"lighter/lazyfs/backend"
 )
 
 // places are the flags shared by the verbs that open images.
@@ -62,8 +65,14 @@ func (p *places) split(args []string) (name string, rest []string) {
 	return args[0], args[1:]
 }
 
+// certsDir is where Docker looks for the certificates of registries.
+const certsDir = "/etc/docker/certs.d"
+
+// transport is for all places of a run: they share connections.
+var transport = sync.OnceValue(func() http.RoundTripper { return backend.WithCerts(certsDir, convert.NewTransport()) })
+
 func (p *places) io(jobs int) convert.IOOptions {
-	return convert.IOOptions{PlainHTTP: p.plainHTTP, WorkDir: p.workDir, Jobs: jobs}
+	return convert.IOOptions{PlainHTTP: p.plainHTTP, WorkDir: p.workDir, Jobs: jobs, Transport: transport()}
 }
 
 func (p *places) source(ctx context.Context, s string) (convert.Reference, convert.Source, error) {
