@@ -4,6 +4,7 @@ package convert
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -115,6 +116,9 @@ func (c *copier) collect(ctx context.Context, m Manifest, tags []string, depth i
 			return err
 		}
 		t.blobs = append(t.blobs, refs...)
+		if err := c.collectKept(ctx, im, tags, depth, out); err != nil {
+			return err
+		}
 		*out = append(*out, t)
 		return nil
 	}
@@ -136,6 +140,26 @@ func (c *copier) collect(ctx context.Context, m Manifest, tags []string, depth i
 	}
 	*out = append(*out, t)
 	return nil
+}
+
+// collectKept lists the manifest with an image's kept tar data, if it is there.
+func (c *copier) collectKept(ctx context.Context, im v1.Manifest, tags []string, depth int, out *[]tagged) error {
+	at, err := v1.NewHash(im.Annotations[annKept])
+	if err != nil || !isFull(im) {
+		return nil
+	}
+	k, err := c.src.Manifest(ctx, v1.Descriptor{Digest: at})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var names []string
+	if len(tags) > 0 {
+		names = []string{keptTag(tags[0])}
+	}
+	return c.collect(ctx, k, names, depth+1, out)
 }
 
 // referenced gives the layers of another image that hold m's data (OCI-ref
