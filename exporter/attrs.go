@@ -230,9 +230,9 @@ func prefetch(o *options, value string) error {
 
 func index(o *options, value string) error {
 	switch m := convert.IndexMode(value); m {
-	case convert.IndexLazy, convert.IndexNone:
+	case convert.IndexLazy, convert.IndexMerged, convert.IndexNone:
 		o.index = m
 		return nil
 	}
-	return fmt.Errorf("is neither %s nor %s", convert.IndexLazy, convert.IndexNone)
+	return fmt.Errorf("is none of %s, %s, %s", convert.IndexLazy, convert.IndexMerged, convert.IndexNone)
 }

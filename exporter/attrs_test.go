@@ -54,7 +54,7 @@ func TestParseAttrsRefuses(t *testing.T) {
 		"nydus-fs-version=9":        "no version",
 		"nydus-chunk-dict=x":        "unsupported",
 		"nydus-prefetch=a":          "does not begin with a slash",
-		"nydus-index=merged":        "neither lazy nor none",
+		"nydus-index=eager":         "none of lazy, merged, none",
 		"nydus-compresor=zstd":      "is unknown; there are nydus-chunk-dict, nydus-chunk-size, nydus-compressor",
 		"push=maybe":                "neither true nor false",
 		"compression-level=99":      "level",
