@@ -58,7 +58,7 @@ var attributes = map[string]attribute{
 }
 
 var naming = map[string]attribute{
-	"name":                    {set: func(o *options, v string) error { o.names = splitNames(v); return nil }},
+	"name":                    {set: func(o *options, v string) error { o.names = splitNames(v); return nil }, also: true},
 	"push":                    {set: boolean(func(o *options, v bool) { o.push = v })},
 	"push-by-digest":          {set: boolean(func(o *options, v bool) { o.pushByDigest = v })},
 	"store":                   {set: boolean(func(o *options, v bool) { o.store = v })},
@@ -112,19 +112,23 @@ func parseAttrs(attrs map[string]string, image bool) (o *options, rest map[strin
 	return o, rest, err
 }
 
-// takeNaming takes out what names and pushes the result.
+// takeNaming takes out what names and pushes the result. BuildKit's exporter
+// learns the name, which attestations are about, but enters it nowhere.
 func (o *options) takeNaming(attrs map[string]string) (map[string]string, error) {
 	rest := map[string]string{}
 	for name, value := range attrs {
 		a, ok := naming[name]
-		if !ok {
+		if !ok || a.also {
 			rest[name] = value
+		}
+		if !ok {
 			continue
 		}
 		if err := a.set(o, value); err != nil {
 			return nil, fmt.Errorf("exporter option %s=%s: %w", name, value, err)
 		}
 	}
+	rest["store"] = "false"
 	return rest, nil
 }
 

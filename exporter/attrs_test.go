@@ -25,7 +25,7 @@ func TestParseAttrs(t *testing.T) {
 	if len(o.names) != 2 || !o.push || !o.store || !o.insecure || o.repository() != "a.example/b" || len(o.prefetch) != 2 {
 		t.Errorf("options %+v", o)
 	}
-	if len(rest) != 3 || rest["annotation.k"] != "v" || rest["source-date-epoch"] != "5" || rest["oci-mediatypes"] != "true" {
+	if len(rest) != 5 || rest["name"] != "a.example/b:1,c" || rest["store"] != "false" || rest["annotation.k"] != "v" || rest["source-date-epoch"] != "5" || rest["oci-mediatypes"] != "true" {
 		t.Errorf("BuildKit is given %v", rest)
 	}
 }

@@ -22,7 +22,6 @@ func (c *chooser) ordinary(ctx context.Context, id int, o *options, rest map[str
 		return nil, nil
 	}
 	attrs := maps.Clone(rest)
-	attrs["store"] = "false"
 	if o.rewrite {
 		attrs["rewrite-timestamp"] = "true"
 	}
