@@ -49,10 +49,7 @@ func Merge(w io.Writer, layers []MergeLayer, o MergeOptions) (*Merged, error) {
 		}
 	}
 	blobs := m.reindex()
-	e := encoding{flags: m.flags | disk.FlagExplicitOwner | disk.FlagHasXattr | disk.FlagEncryptNone, prefetch: o.Prefetch}
-	if blobsHaveDigests(m.tree.blobs) {
-		e.flags |= disk.FlagInlinedDigests
-	}
+	e := encoding{version: m.version, flags: m.flags | disk.FlagExplicitOwner | disk.FlagHasXattr, prefetch: o.Prefetch}
 	b, err := m.tree.encode(e)
 	if err != nil {
 		return nil, fmt.Errorf("merge: %w", err)
@@ -69,23 +66,28 @@ func Merge(w io.Writer, layers []MergeLayer, o MergeOptions) (*Merged, error) {
 
 // merger is the state of one Merge call. Its tree is the image so far.
 type merger struct {
-	tree  *tree
-	byID  map[string]uint32 // blob id → index of tree.blobs
-	flags uint64            // compressor and digester of the last layer
+	tree    *tree
+	byID    map[string]uint32 // blob id → index of tree.blobs
+	flags   uint64            // compressor and digester of the last layer
+	version int               // of RAFS
 }
 
 func (m *merger) add(l MergeLayer, first bool) error {
 	info := l.Bootstrap.Info()
 	switch {
 	case first:
-		m.tree.chunkSize = info.ChunkSize
+		m.tree.chunkSize, m.version = info.ChunkSize, info.Version
+	case m.version != info.Version:
+		return fmt.Errorf("RAFS v%d, not v%d as the layers below", info.Version, m.version)
 	case m.tree.chunkSize != info.ChunkSize:
 		return fmt.Errorf("chunk size is %d, not %d as in the layers below", info.ChunkSize, m.tree.chunkSize)
 	}
 	if info.Flags&disk.FlagExplicitOwner == 0 {
 		return unsupported("extended superblock", "flags", disk.ExtSuperblockOff, "%#x: owners are not explicit", info.Flags)
 	}
-	m.flags = compressorFlag(info.Compressor) | digesterFlag(info.Digester)
+	if err := m.setFlags(info, first); err != nil {
+		return err
+	}
 	upper, err := m.load(l)
 	if err != nil {
 		return err
@@ -102,9 +104,30 @@ func (m *merger) add(l MergeLayer, first bool) error {
 	return nil
 }
 
-// link makes the stand-in n of a hard link the file at target, as a hard link
-// over overlayfs does: the file is copied up, content and all, and takes the
-// attributes of the link.
+// setFlags notes compressor and digester of a layer. In RAFS v6 each blob has
+// its own; in v5 there is one of each for all, but chunks may be stored as they
+// are.
+func (m *merger) setFlags(info Info, first bool) error {
+	flags := compressorFlag(info.Compressor) | digesterFlag(info.Digester)
+	if first || m.version != 5 {
+		m.flags = flags
+		return nil
+	}
+	below := Info{Compressor: flagsCompressor(m.flags), Digester: flagsDigester(m.flags)}
+	switch {
+	case below.Digester != info.Digester:
+		return fmt.Errorf("digester is %s, not %s as in the layers below", info.Digester, below.Digester)
+	case below.Compressor == None:
+		m.flags = flags
+	case info.Compressor != None && info.Compressor != below.Compressor:
+		return fmt.Errorf("compressor is %s, not %s as in the layers below: RAFS v5 has one for all", info.Compressor, below.Compressor)
+	}
+	return nil
+}
+
+// link lets the stand-in n of a hard link be the file at target, which takes
+// the attributes of the link: one more name for one inode, as where all layers
+// are unpacked into one directory.
 func (m *merger) link(target string, n *node) error {
 	dirName, base := path.Split(target)
 	dir, err := m.tree.dir(dirName, false)
@@ -121,11 +144,8 @@ func (m *merger) link(target string, n *node) error {
 	if file.isDir() {
 		return fmt.Errorf("hard link to %q: it is a directory", target)
 	}
-	copied := *file
-	copied.xattrs = slices.Clone(file.xattrs)
-	copied.update(n)
-	*n = copied
-	dir.children[base] = n
+	file.update(n)
+	n.same = file
 	return nil
 }
 
@@ -141,6 +161,9 @@ func (n *node) apply(upper *node) {
 	for name, over := range upper.children {
 		if _, ok := whiteout(name); ok {
 			continue
+		}
+		if over.same != nil {
+			over = over.same
 		}
 		old := n.children[name]
 		switch {
@@ -194,13 +217,4 @@ func (m *merger) reindex() []string {
 	}
 	t.blobs = blobs
 	return ids
-}
-
-func blobsHaveDigests(blobs []disk.BlobEntry) bool {
-	for i := range blobs {
-		if blobs[i].Features&disk.BlobInlinedDigests == 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -44,6 +44,10 @@ type node struct {
 	// implicit: no layer entry lists this directory, it only leads to others.
 	implicit bool
 
+	// same is the lower layers' file that a stand-in of the layer being merged
+	// is a hard link to.
+	same *node
+
 	placement
 }
 
@@ -56,6 +60,8 @@ type placement struct {
 	pos     int64 // of the inode, bytes from the meta address
 	data    int64 // of the data of directories and symlinks, likewise
 	dirSize int64 // bytes of the directory blocks
+
+	first uint32 // RAFS v5: number of a directory's first child
 }
 
 // treeEntry is one name in a directory.

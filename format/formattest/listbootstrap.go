@@ -40,6 +40,7 @@ type lister struct {
 
 func (l *lister) list(path string, i format.Inode) error {
 	e := newEntry(path, i.Mode, i.UID, i.GID, i.Nlink, i.Rdev, i.Size, i.Mtime)
+	e.Nsec = i.MtimeNsec
 	xattrs, err := l.b.Xattrs(i)
 	if err != nil {
 		return err
@@ -106,7 +107,15 @@ func (l *lister) chunk(c format.Chunk) ([]byte, error) {
 		return nil, err
 	}
 	if l.b.NeedsMeta(c.BlobIndex) && l.tables[c.BlobIndex] == nil {
-		if l.tables[c.BlobIndex], err = format.ReadChunkTable(r, size, bl); err != nil {
+		side, sideSize := r, size
+		if bl.IsSeparate() {
+			meta := bl
+			meta.ID = hex.EncodeToString(bl.MetaDigest[:])
+			if side, sideSize, err = l.open(meta); err != nil {
+				return nil, err
+			}
+		}
+		if l.tables[c.BlobIndex], err = format.ReadChunkTable(side, sideSize, bl); err != nil {
 			return nil, err
 		}
 	}
