@@ -64,7 +64,8 @@ func (m *merger) blob(l MergeLayer, i int) (uint32, error) {
 	var e disk.BlobEntry
 	e.Decode(p)
 	id := disk.CString(e.ID[:])
-	if id == PlaceholderID || e.Features&disk.BlobInlinedMeta != 0 && e.Features&disk.BlobSeparate == 0 {
+	own := l.ID != "" && e.Features&disk.BlobInlinedMeta != 0 && e.Features&disk.BlobSeparate == 0
+	if id == PlaceholderID || own {
 		id = l.ID
 		if id == "" || len(id) > len(e.ID) {
 			return 0, fmt.Errorf("blob id %q has no place in the blob table", id)
