@@ -8,7 +8,8 @@ import (
 	"lighter/format/internal/disk"
 )
 
-// Blob is one entry of the blob table (RAFS v6).
+// Blob is one entry of the blob table. In RAFS v5 blobs have no chunk infos, and
+// compressor and digester are those of the image.
 type Blob struct {
 	Index            uint32
 	ID               string // hex SHA-256 of the blob as a rule; 64 × "x" in a layer's own bootstrap
@@ -32,6 +33,8 @@ type Blob struct {
 	MetaSize   uint64   // reference blobs: its size in bytes
 
 	MappedOff int64 // where the blob begins in the flat address space of device and bootstrap, in bytes
+
+	v5 bool // the blob has no parts but the chunks and, if it is a layer, a bootstrap
 }
 
 // PlaceholderID stands for the blob's own id in a layer's own bootstrap.
@@ -52,7 +55,9 @@ func (bl Blob) IsBatch() bool { return bl.Features&disk.BlobBatch != 0 }
 // chunks must lie.
 func (bl Blob) DataSize() uint64 {
 	switch {
-	case bl.Features&disk.BlobSeparate != 0 || bl.Features&disk.BlobCapTarTOC == 0:
+	case bl.v5 && bl.Features&disk.BlobHasTarHeader != 0:
+		return bl.CompressedSize - disk.TarHeaderSize
+	case bl.v5 || bl.Features&disk.BlobSeparate != 0 || bl.Features&disk.BlobCapTarTOC == 0:
 		return bl.CompressedSize
 	case bl.Features&disk.BlobHasTarHeader != 0:
 		return bl.CIOff - disk.TarHeaderSize
@@ -125,16 +130,11 @@ func (b *Bootstrap) blob(i int, off int64, e *disk.BlobEntry) (Blob, error) {
 		return Blob{}, unsupported("blob table", field, off+at, detail, args...)
 	}
 	id := disk.CString(e.ID[:])
-	if id == "" || len(bytes.Trim(e.ID[len(id):], "\x00")) != 0 {
+	if len(bytes.Trim(e.ID[len(id):], "\x00")) != 0 {
 		return bad("blob_id", 0, "%q is no id", e.ID[:])
 	}
-	for _, c := range []byte(id) {
-		if c <= ' ' || c > '~' || c == '/' {
-			return bad("blob_id", 0, "%q has characters that no id may have", id)
-		}
-	}
-	if id == "." || id == ".." {
-		return bad("blob_id", 0, "%q is no id", id)
+	if what := checkBlobID(id); what != "" {
+		return bad("blob_id", 0, "%q %s", id, what)
 	}
 	count, f := uint64(e.ChunkCount), e.Features
 	switch {
@@ -185,4 +185,26 @@ func (b *Bootstrap) blob(i int, off int64, e *disk.BlobEntry) (Blob, error) {
 		CIOff: e.CIOff, CICompressedSize: e.CICompressedSize, CISize: e.CISize, CICompressor: Compressor(e.CICompressor),
 		TOCSize: e.TOCSize, TOCDigest: e.TOCDigest, MetaDigest: e.MetaDigest, MetaSize: e.MetaSize,
 	}, nil
+}
+
+// checkBlobID says what is wrong with an id, "" if nothing. Stores make paths
+// of ids.
+func checkBlobID(id string) string {
+	if id == "" || id == "." || id == ".." || len(id) > len(disk.BlobEntry{}.ID) {
+		return "is no id"
+	}
+	for _, c := range []byte(id) {
+		if c <= ' ' || c > '~' || c == '/' {
+			return "has characters that no id may have"
+		}
+	}
+	return ""
+}
+
+// blobEntryOff is where the blob table says sizes and features of a blob.
+func (b *Bootstrap) blobEntryOff(index uint32) int64 {
+	if b.v5 != nil {
+		return int64(b.v5.ExtBlobOff) + int64(index)*disk.V5BlobSize
+	}
+	return int64(b.ext.BlobTableOff) + int64(index)*disk.BlobEntrySize
 }

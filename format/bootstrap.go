@@ -19,7 +19,8 @@ const (
 )
 
 // Bootstrap is the metadata of one image: an EROFS superblock with the
-// extensions, tables and inodes of RAFS v6. It is immutable and safe for
+// extensions, tables and inodes of RAFS v6, or the older layout of RAFS v5. It
+// is immutable and safe for
 // concurrent use. Everything but the blob table stays in the reader given to
 // Open; each access is checked against the file's size.
 type Bootstrap struct {
@@ -32,7 +33,8 @@ type Bootstrap struct {
 	blkBits uint
 	metaOff int64 // where nid 0 would be, in bytes
 	sb      disk.Superblock
-	ext     disk.ExtSuperblock
+	ext     disk.ExtSuperblock // RAFS v5: flags and chunk size only
+	v5      *disk.V5Superblock // nil: RAFS v6
 	blobs   []Blob
 
 	records recordIndex
@@ -40,19 +42,19 @@ type Bootstrap struct {
 
 // Info is what the superblock says of the whole image.
 type Info struct {
-	Version    int    // 6
+	Version    int    // 6 or 5
 	Size       int64  // of the bootstrap in bytes
 	BlockSize  uint32 // bytes
 	ChunkSize  uint32 // bytes
-	Flags      uint64 // as in the RAFS v6 extended superblock
+	Flags      uint64 // as in the RAFS v6 extended superblock or the RAFS v5 superblock
 	Digester   Digester
 	Compressor Compressor // informational: each blob has its own
 	Inodes     uint64     // tree entries, each name of a hard link counted
 	RootNid    uint64
-	Chunks     uint64 // records of the chunk table
+	Chunks     uint64 // records of the chunk table; RAFS v5: chunks of all blobs
 }
 
-// Open checks the superblock and the tables of a RAFS v6 bootstrap and
+// Open checks the superblock and the tables of a RAFS v6 or v5 bootstrap and
 // returns it. r must give the same size bytes as long as the Bootstrap is
 // used. If r has a method Bytes() []byte that returns them, they are used in
 // place. Errors wrap ErrCorrupt or ErrUnsupported, or are those of r.
@@ -82,11 +84,12 @@ func OpenBytes(p []byte) (*Bootstrap, error) {
 // IsBootstrap reports whether a file that begins with head (4096 bytes are
 // enough) is a RAFS bootstrap, of version 6 or 5.
 func IsBootstrap(head []byte) bool {
-	return isV5(head) || isV6(head)
+	return isOld(head) && le.Uint32(head[4:]) == disk.V5Version || isV6(head)
 }
 
-func isV5(head []byte) bool {
-	return len(head) >= 8 && string(head[:4]) == "SFAR" && head[5] == 0x05 && head[6] == 0 && head[7] == 0
+// isOld tells RAFS v5, and v4, which is not read.
+func isOld(head []byte) bool {
+	return len(head) >= 8 && le.Uint32(head) == disk.V5Magic
 }
 
 func isV6(head []byte) bool {
@@ -123,11 +126,11 @@ func (b *Bootstrap) view(structure string, off, n int64) ([]byte, error) {
 	return p, nil
 }
 
-// recordIndex finds records of the chunk table by blob and chunk number; it
+// recordIndex finds chunk records by blob and chunk number; it
 // is built at first use.
 type recordIndex struct {
 	once  sync.Once
-	order []uint32 // record numbers, sorted by (blob, chunk number)
+	order []uint32 // records as for recordOff, sorted by (blob, chunk number)
 	first []uint32 // for each blob, where in order its records begin; one more at the end
 	err   error
 }

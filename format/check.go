@@ -28,7 +28,7 @@ type Report struct {
 	Specials    uint64 // devices, FIFOs, sockets
 	FileBytes   uint64 // sum of the sizes of regular files
 	Blobs       uint64
-	Chunks      uint64 // records of the chunk table
+	Chunks      uint64 // records of the chunk table; RAFS v5: distinct ones of files
 	Verified    uint64 // chunks whose digest was compared
 	Bytes       uint64 // uncompressed bytes of those
 
@@ -44,9 +44,10 @@ func (r *Report) Err() error {
 	return errors.Join(errs...)
 }
 
-// Check verifies every invariant of RAFS v6 in a bootstrap: tables, inodes,
-// directories as one tree, link counts, attributes, that chunk indexes and
-// chunk table agree, and that all gaps and reserved bytes are zero. If open is not nil, it also reads every blob: the
+// Check verifies every invariant of RAFS v6 or v5 in a bootstrap: tables,
+// inodes, directories as one tree, link counts, attributes, that chunk indexes
+// and chunk table agree or in v5 the digests of the tree, and that all gaps and
+// reserved bytes are zero. If open is not nil, it also reads every blob: the
 // blob's digest, its chunk infos, its table of contents and the digest of
 // every chunk. What is wrong is in the report; the error is about reading
 // only. Memory is about a fiftieth of the bootstrap's size, twelve bytes for
@@ -57,8 +58,16 @@ func Check(b *Bootstrap, open OpenBlob, o CheckOptions) (*Report, error) {
 		o.MaxViolations = 20
 	}
 	c := &checker{b: b, o: o, open: open, report: &Report{},
-		claimed: newSlots(b.size), inodes: newSlots(b.size), placed: newBitset(b.info.Chunks), links: map[uint64]*linkCount{}}
-	for _, step := range []func() error{c.layout, c.reserved, c.chunkTable, c.tree, c.unplaced, c.prefetch, c.gaps, c.blobs} {
+		unit: 1, inodes: newSlots(b.size), links: map[uint64]*linkCount{}}
+	steps := []func() error{c.layout, c.reserved, c.chunkTable, c.tree, c.unplaced, c.prefetch, c.gaps, c.blobs}
+	if b.v5 != nil {
+		c.unit = disk.NidSize / disk.V5Align
+		steps = []func() error{c.layoutV5, c.treeV5, c.chunksV5, c.prefetch, c.gapsV5, c.blobs}
+	} else {
+		c.placed = newBitset(b.info.Chunks)
+	}
+	c.claimed = newSlots(b.size * c.unit)
+	for _, step := range steps {
 		if err := step(); err != nil && !errors.Is(err, errEnough) {
 			return c.report, err
 		}
@@ -77,7 +86,7 @@ func checkTables(p []byte) error {
 	if err != nil {
 		return err
 	}
-	c := &checker{b: b, o: CheckOptions{MaxViolations: 1}, report: &Report{}, claimed: newSlots(b.size)}
+	c := &checker{b: b, o: CheckOptions{MaxViolations: 1}, report: &Report{}, unit: 1, claimed: newSlots(b.size)}
 	for _, step := range []func() error{c.layout, c.chunkTable} {
 		if err := step(); err != nil && !errors.Is(err, errEnough) {
 			return err
@@ -96,6 +105,7 @@ type checker struct {
 	report *Report
 
 	claimed slots  // of the bootstrap: taken by a structure
+	unit    int64  // of claimed: slots are of 32 bytes / unit
 	inodes  slots  // where an inode that was reached begins
 	placed  bitset // records that a file has at their file offset
 	numbers bitset // inode numbers met
@@ -131,15 +141,15 @@ func (c *checker) violation(structure, field string, off int64, detail string, a
 }
 
 // claim takes n bytes at off for a structure; no byte may be claimed twice,
-// and what follows up to the next 32 bytes must be zero.
+// and what follows up to the end of a slot must be zero.
 func (c *checker) claim(structure string, off, n int64) (ok bool, err error) {
 	if n == 0 {
 		return true, nil
 	}
-	if !c.claimed.set(off, n) {
+	if !c.claimed.set(off*c.unit, n*c.unit) {
 		return false, c.violation(structure, "", off, "%d bytes overlap another structure", n)
 	}
-	return true, c.zero("padding", off+n, min((off+n+disk.NidSize-1)&^(disk.NidSize-1), c.b.size))
+	return true, c.zero("padding", off+n, min(up(off+n, disk.NidSize/c.unit), c.b.size))
 }
 
 // layout claims the tables and checks what Open does not need.
@@ -252,7 +262,7 @@ func (c *checker) chunkRanges() error {
 			blob, end = ch.BlobIndex, 0
 		}
 		if ch.UncompressedOff < end {
-			off := int64(b.ext.ChunkTableOff) + int64(n)*disk.ChunkRecordSize + 56
+			off := b.recordOff(n) + 56
 			if err := c.violation("chunk table", "uncompressed_offset", off, "chunk %d of blob %d at %d begins before %d",
 				ch.Index, blob, ch.UncompressedOff, end); err != nil {
 				return err
@@ -287,7 +297,7 @@ func (c *checker) prefetch() error {
 	}
 	for k, nid := range nids {
 		if off := c.b.off(nid); !c.inodes.has(off) {
-			if err := c.violation("prefetch table", "nid", int64(c.b.ext.PrefetchOff)+4*int64(k), "%d is no inode of the tree", nid); err != nil {
+			if err := c.violation("prefetch table", "nid", c.b.prefetchOff()+4*int64(k), "%d is no inode of the tree", nid); err != nil {
 				return err
 			}
 		}

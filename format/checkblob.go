@@ -56,6 +56,12 @@ func (c *checker) blob(bl Blob) error {
 	if err := c.blobSizes(bl, o.size, side, sideSize); err != nil {
 		return err
 	}
+	if bl.v5 {
+		if c.o.SkipData {
+			return nil
+		}
+		return c.chunks(bl, o)
+	}
 	if o.table, err = ReadChunkTable(side, sideSize, bl); err != nil {
 		return c.found(err)
 	}
@@ -122,7 +128,7 @@ func (c *checker) blobDigest(bl Blob, r io.ReaderAt, size int64) error {
 
 // blobSizes compares the sizes of the objects with the blob table.
 func (c *checker) blobSizes(bl Blob, size int64, side io.ReaderAt, sideSize int64) error {
-	off := int64(c.b.ext.BlobTableOff) + int64(bl.Index)*disk.BlobEntrySize
+	off := c.b.blobEntryOff(bl.Index)
 	if bl.IsSeparate() {
 		if bl.MetaSize != uint64(sideSize) {
 			if err := c.violation("blob table", "meta_size", off+200, "%d, but the object has %d bytes", bl.MetaSize, sideSize); err != nil {
@@ -140,8 +146,11 @@ func (c *checker) blobSizes(bl Blob, size int64, side io.ReaderAt, sideSize int6
 			sizes = append(sizes, l.parts[disk.NameBootstrap].Off)
 		}
 	}
-	if !slices.Contains(sizes, bl.CompressedSize) {
-		return c.violation("blob table", "compressed_size", off+88, "%d, but blob %d has %d bytes", bl.CompressedSize, bl.Index, sizes)
+	if at := off + 88; !slices.Contains(sizes, bl.CompressedSize) {
+		if bl.v5 {
+			at = off + 16
+		}
+		return c.violation("blob table", "compressed_size", at, "%d, but blob %d has %d bytes", bl.CompressedSize, bl.Index, sizes)
 	}
 	return nil
 }
@@ -181,7 +190,7 @@ func (c *checker) chunkInfos(bl Blob, t *ChunkTable) error {
 		end = max(end, ch.UncompressedOff+int64(ch.UncompressedSize))
 	}
 	if end = (end + disk.Alignment - 1) &^ (disk.Alignment - 1); uint64(end) != bl.UncompressedSize {
-		off := int64(c.b.ext.BlobTableOff) + int64(bl.Index)*disk.BlobEntrySize
+		off := c.b.blobEntryOff(bl.Index)
 		return c.violation("blob table", "uncompressed_size", off+96, "%d, but the chunks of blob %d end at %d", bl.UncompressedSize, bl.Index, end)
 	}
 	return nil
@@ -203,7 +212,7 @@ func (c *checker) recordInfo(ch Chunk, t *ChunkTable) error {
 		size = ch.compressedSize
 	}
 	if ch.compressedOff != off || ch.compressedSize != size || compressed != (ch.flags&disk.RecordCompressed != 0) {
-		at := int64(c.b.ext.ChunkTableOff) + int64(ch.record)*disk.ChunkRecordSize + 36
+		at := c.b.recordOff(ch.record) + 36
 		return corrupt("chunk table", "flags", at, "%#x, %d bytes at %d, but the chunk info of chunk %d of blob %s has flags %#x, %d at %d",
 			ch.flags, ch.compressedSize, ch.compressedOff, ch.Index, t.bl.ID, x.Flags, x.CompressedSize, x.CompressedOff)
 	}
@@ -216,7 +225,7 @@ func (c *checker) tableOfContents(bl Blob, r io.ReaderAt, size int64) error {
 	l, err := ReadLayerBlob(r, size)
 	if err == nil && bl.TOCSize != 0 {
 		if sum, n, err := l.tocDigest(); err != nil || n != int64(bl.TOCSize) || sum != bl.TOCDigest {
-			off := int64(c.b.ext.BlobTableOff) + int64(bl.Index)*disk.BlobEntrySize
+			off := c.b.blobEntryOff(bl.Index)
 			if err := c.violation("blob table", "toc_digest", off+136, "%d bytes, but blob %d has %d with sha256 digest %x", bl.TOCSize, bl.Index, n, sum); err != nil {
 				return err
 			}
@@ -346,7 +355,7 @@ func (c *checker) verifyChunk(n uint32, o *openBlob, stored *[]byte, last *Exten
 		return 0, err
 	}
 	if sum := crc32.Checksum(p, castagnoli); ch.flags&disk.RecordCRC32C != 0 && sum != ch.crc {
-		return 0, corrupt("chunk table", "crc32c", int64(c.b.ext.ChunkTableOff)+int64(n)*disk.ChunkRecordSize+76, "%#x, but the chunk has %#x", ch.crc, sum)
+		return 0, corrupt("chunk table", "crc32c", c.b.recordOff(n)+76, "%#x, but the chunk has %#x", ch.crc, sum)
 	}
 	return uint64(len(p)), nil
 }

@@ -8,7 +8,8 @@ import (
 	"lighter/format/internal/disk"
 )
 
-// Chunk is one chunk of a blob, as the bootstrap's chunk table has it.
+// Chunk is one chunk of a blob, as the bootstrap's chunk table has it, or in
+// RAFS v5 the record of a file.
 type Chunk struct {
 	BlobIndex        uint32
 	Index            uint32   // number in the blob
@@ -20,7 +21,7 @@ type Chunk struct {
 	compressedSize uint32
 	flags          uint32
 	crc            uint32
-	record         uint32 // number of its record in the chunk table
+	record         uint32 // its record: see recordOff
 	fileOff        uint64 // where some file has it, in bytes
 }
 
@@ -34,8 +35,14 @@ func (b *Bootstrap) chunkCount(i *Inode) int64 {
 	return n
 }
 
-// indexOff is where the chunk indexes of a regular file begin.
-func (b *Bootstrap) indexOff(i *Inode) int64 { return (b.tail(i) + 7) &^ 7 }
+// indexOff is where the chunk indexes, or in RAFS v5 the chunk records, of a
+// regular file begin.
+func (b *Bootstrap) indexOff(i *Inode) int64 {
+	if b.v5 != nil {
+		return i.v5.chunks(i.xattr)
+	}
+	return (b.tail(i) + 7) &^ 7
+}
 
 // FileChunks calls fn for the chunks of a regular file that overlap the n
 // bytes from off, in order, until fn returns false. fileOff is where the
@@ -54,14 +61,7 @@ func (b *Bootstrap) FileChunks(i Inode, off, n int64, fn func(fileOff int64, c C
 	n = min(n, i.Size-off)
 	cs := int64(b.ext.ChunkSize)
 	for k := off / cs; k <= (off+n-1)/cs; k++ {
-		at := b.indexOff(&i) + k*disk.ChunkIndexSize
-		p, err := b.view("chunk index", at, disk.ChunkIndexSize)
-		if err != nil {
-			return err
-		}
-		var x disk.ChunkIndex
-		x.Decode(p)
-		c, err := b.indexedChunk(x, at)
+		c, at, err := b.fileChunk(&i, k)
 		if err != nil {
 			return err
 		}
@@ -74,6 +74,27 @@ func (b *Bootstrap) FileChunks(i Inode, off, n int64, fn func(fileOff int64, c C
 		}
 	}
 	return nil
+}
+
+// fileChunk returns chunk k of a regular file, and where its index or record lies.
+func (b *Bootstrap) fileChunk(i *Inode, k int64) (c Chunk, at int64, err error) {
+	if b.v5 != nil {
+		at = b.indexOff(i) + k*disk.ChunkRecordSize
+		c, err = b.record(uint32(at / disk.V5Align))
+		if want := uint64(k) * uint64(b.ext.ChunkSize); err == nil && c.fileOff != want {
+			err = corrupt("chunk", "file_offset", at+64, "%d, but it is chunk %d of inode %d", c.fileOff, k, i.Nid)
+		}
+		return c, at, err
+	}
+	at = b.indexOff(i) + k*disk.ChunkIndexSize
+	p, err := b.view("chunk index", at, disk.ChunkIndexSize)
+	if err != nil {
+		return Chunk{}, at, err
+	}
+	var x disk.ChunkIndex
+	x.Decode(p)
+	c, err = b.indexedChunk(x, at)
+	return c, at, err
 }
 
 // indexedChunk joins a chunk index, which lies at byte at, with the chunk table.
@@ -130,7 +151,16 @@ func (b *Bootstrap) Chunk(blobIndex, chunkIndex uint32) (Chunk, error) {
 
 // recordBytes returns record n of the chunk table.
 func (b *Bootstrap) recordBytes(n uint32) ([]byte, error) {
-	return b.view("chunk table", int64(b.ext.ChunkTableOff)+int64(n)*disk.ChunkRecordSize, disk.ChunkRecordSize)
+	return b.view("chunk table", b.recordOff(n), disk.ChunkRecordSize)
+}
+
+// recordOff is where record n lies in the bootstrap. RAFS v5 has no table, and
+// a record there is known by its place in units of eight bytes.
+func (b *Bootstrap) recordOff(n uint32) int64 {
+	if b.v5 != nil {
+		return int64(n) * disk.V5Align
+	}
+	return int64(b.ext.ChunkTableOff) + int64(n)*disk.ChunkRecordSize
 }
 
 // record reads and checks record n of the chunk table.
@@ -141,7 +171,7 @@ func (b *Bootstrap) record(n uint32) (Chunk, error) {
 	}
 	var r disk.ChunkRecord
 	r.Decode(p)
-	c, err := b.chunk(&r, int64(b.ext.ChunkTableOff)+int64(n)*disk.ChunkRecordSize)
+	c, err := b.chunk(&r, b.recordOff(n))
 	c.record = n
 	return c, err
 }
@@ -159,13 +189,13 @@ func (b *Bootstrap) chunk(r *disk.ChunkRecord, off int64) (Chunk, error) {
 	switch {
 	case r.Flags&^disk.RecordKnown != 0:
 		return bad("flags", 36, "unknown bits in %#x", r.Flags)
-	case r.Flags&(disk.RecordHole|disk.RecordEncrypted) != 0:
-		return Chunk{}, unsupported("chunk table", "flags", off+36, "%#x: hole or encrypted chunk", r.Flags)
+	case r.Flags&(disk.RecordHole|disk.RecordEncrypted) != 0 || b.v5 != nil && r.Flags&disk.RecordBatch != 0:
+		return Chunk{}, unsupported("chunk table", "flags", off+36, "%#x: hole, encrypted chunk or batch of RAFS v5", r.Flags)
 	case r.Index >= bl.ChunkCount:
 		return bad("index", 72, "%d of %d chunks of blob %d", r.Index, bl.ChunkCount, r.BlobIndex)
 	case r.UncompressedSize == 0 || r.UncompressedSize > b.ext.ChunkSize:
 		return bad("uncompressed_size", 44, "%d is not within 1 to %d", r.UncompressedSize, b.ext.ChunkSize)
-	case r.UncompressedOff%disk.Alignment != 0 || r.UncompressedOff > room || uint64(r.UncompressedSize) > room-r.UncompressedOff:
+	case r.UncompressedOff%disk.Alignment != 0 && b.v5 == nil || r.UncompressedOff > room || uint64(r.UncompressedSize) > room-r.UncompressedOff:
 		return bad("uncompressed_offset", 56, "%d bytes at %d of %d", r.UncompressedSize, r.UncompressedOff, room)
 	}
 	if !b.NeedsMeta(r.BlobIndex) {

@@ -27,8 +27,8 @@ type Content struct {
 	blobs map[uint32]*openBlob
 	last  unit
 	chunk struct { // the last one verified
-		blob, index uint32
-		data        []byte
+		Chunk
+		data []byte
 	}
 }
 
@@ -105,7 +105,7 @@ func (c *Content) table(bl Blob, o *openBlob) (*ChunkTable, error) {
 func (c *Content) Chunk(ch Chunk) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.chunk.data != nil && c.chunk.blob == ch.BlobIndex && c.chunk.index == ch.Index && len(c.chunk.data) == int(ch.UncompressedSize) {
+	if c.chunk.data != nil && c.chunk.BlobIndex == ch.BlobIndex && c.chunk.Digest == ch.Digest && c.chunk.UncompressedSize == ch.UncompressedSize {
 		return c.chunk.data, nil
 	}
 	o, err := c.blob(ch.BlobIndex)
@@ -128,7 +128,7 @@ func (c *Content) Chunk(ch Chunk) ([]byte, error) {
 		c.last = unit{}
 		return nil, err
 	}
-	c.chunk.blob, c.chunk.index, c.chunk.data = ch.BlobIndex, ch.Index, data
+	c.chunk.Chunk, c.chunk.data = ch, data
 	return data, nil
 }
 

@@ -45,7 +45,8 @@ type Dirent struct {
 const dirPosShift = 9
 
 // Dirents calls fn for each entry of the directory, "." and ".." included, in
-// byte order of the names, until fn returns false. It begins at position
+// byte order of the names (in RAFS v5, which does not store these two,
+// before all names), until fn returns false. It begins at position
 // from: 0 is the beginning, and one more than the i given with an entry is
 // the entry that follows it. Positions increase, but not always by one; they
 // fit 41 bits. Every entry is checked by itself and against the one before;
@@ -56,6 +57,9 @@ func (b *Bootstrap) Dirents(dir Inode, from int, fn func(i int, d Dirent) bool) 
 	}
 	if from < 0 {
 		return fs.ErrInvalid
+	}
+	if b.v5 != nil {
+		return b.direntsV5(&dir, from, fn)
 	}
 	blocks := b.dirBlocks(&dir)
 	prev, err := b.nameBefore(&dir, int64(from)>>dirPosShift, from&(1<<dirPosShift-1))
@@ -182,6 +186,9 @@ func (b *Bootstrap) needDir(i *Inode) error {
 func (b *Bootstrap) find(dir *Inode, name string) (Dirent, error) {
 	if err := b.needDir(dir); err != nil {
 		return Dirent{}, err
+	}
+	if b.v5 != nil {
+		return b.findV5(dir, name)
 	}
 	var at dirBlock
 	lo, hi := int64(0), b.dirBlocks(dir)

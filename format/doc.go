@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package format reads and writes Nydus images: RAFS v6 bootstraps and the
-// blobs that go with them. It knows of no network, cache, log or context.
+// Package format reads and writes Nydus images: RAFS v6 and v5 bootstraps and
+// the blobs that go with them. It knows of no network, cache, log or context.
 //
 // # The two artefacts
 //
@@ -18,11 +18,22 @@
 // chunk_size bytes of the file. The chunk table has one record for each chunk
 // that the image uses: digest, sizes, and where it is in its blob.
 //
+// A bootstrap of RAFS v5 is no EROFS image. Inodes are numbered, and found
+// through a table; directories name their children by number, and files have
+// their chunk records behind the inode:
+//
+//	0            8192
+//	| superblock | inode table | prefetch table | blob table | extended blob table | inodes … |
+//
 // A blob has the chunks of one layer, and behind them a table of its own. A
 // layer blob has the layer's bootstrap, too, each part followed by a tar
 // header that names it:
 //
 //	| chunks | H | chunk infos | header | H | digests | H | bootstrap | H | table of contents | H |
+//
+// With RAFS v5 there are only chunks and bootstrap:
+//
+//	| chunks | H | bootstrap | H |
 //
 // # Terms
 //
@@ -34,7 +45,8 @@
 //   - uncompressed address space: chunks of a blob at multiples of 4096, as a
 //     block device for EROFS would have them
 //   - nid, ino: an inode's place in the bootstrap, and its number in the
-//     builder's walk; users see the nid as inode number
+//     builder's walk; users see the nid as inode number. In RAFS v5 both are the
+//     number of the inode's first name in the inode table
 //
 // # Reading
 //
@@ -50,7 +62,7 @@
 // that the bootstrap has. Whether the bootstrap itself is the right one is
 // the caller's matter: by the digest of the layer that brought it.
 //
-// Not read: RAFS v5, tarfs images, encrypted blobs, external blobs.
+// Not read: tarfs images, encrypted blobs, external blobs.
 //
 // # Writing
 //

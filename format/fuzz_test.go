@@ -83,22 +83,27 @@ func bootstrapSeeds(f *testing.F, all [][]byte) {
 	for k := range all {
 		seeds = append(seeds, []any{uint8(k), []byte{}, uint32(0)}, []any{uint8(k), []byte{}, uint32(4096)})
 	}
-	g := goldenTag(f, "v6-zstd")
-	b, err := OpenBytes(g.boot)
-	if err != nil {
-		f.Fatal(err)
-	}
-	for k := range all {
-		if !bytes.Equal(all[k], g.boot) {
-			continue
+	for _, g := range []*goldenImage{goldenTag(f, "v6-zstd"), goldenV5(f)} {
+		b, err := OpenBytes(g.boot)
+		if err != nil {
+			f.Fatal(err)
 		}
-		for _, d := range damages {
-			v := &victim{b: b, boot: bytes.Clone(g.boot)}
-			d.do(v)
-			seeds = append(seeds, []any{uint8(k), patch(g.boot, v.boot), uint32(0)})
+		lies := damages
+		if b.v5 != nil {
+			lies = damagesV5
+		}
+		for k := range all {
+			if !bytes.Equal(all[k], g.boot) {
+				continue
+			}
+			for _, d := range lies {
+				v := &victim{b: b, boot: bytes.Clone(g.boot)}
+				d.do(v)
+				seeds = append(seeds, []any{uint8(k), patch(g.boot, v.boot), uint32(0)})
+			}
 		}
 	}
-	if len(seeds) < len(damages) {
+	if len(seeds) < len(damages)+len(damagesV5) {
 		f.Fatalf("only %d seeds", len(seeds))
 	}
 	seed(f, seeds...)
@@ -158,6 +163,9 @@ func FuzzDirents(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
+		if b.v5 != nil {
+			continue
+		}
 		root, err := b.Inode(b.Info().RootNid)
 		if err != nil {
 			f.Fatal(err)
@@ -190,7 +198,7 @@ func FuzzDirents(f *testing.F) {
 	})
 }
 
-// FuzzXattrs parses an xattr area.
+// FuzzXattrs parses an xattr area, of RAFS v6 or v5.
 func FuzzXattrs(f *testing.F) {
 	var seeds [][]any
 	for _, g := range goldenImages(f) {
@@ -198,20 +206,29 @@ func FuzzXattrs(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		for nid := b.Info().RootNid; nid < uint64(len(g.boot))/32 && len(seeds) < 50; nid++ {
+		before := len(seeds)
+		for nid := b.Info().RootNid; nid < uint64(len(g.boot))/32 && len(seeds) < before+20; nid++ {
 			i, err := b.Inode(nid)
 			if err != nil || i.xattr == 0 {
 				continue
 			}
-			p, err := b.view("xattr area", b.off(nid)+int64(i.head), int64(i.xattr))
-			if _, bad := parseXattrs(p, 0); err == nil && bad == nil {
-				seeds = append(seeds, []any{p})
+			off, parse := b.off(nid)+int64(i.head), parseXattrs
+			if b.v5 != nil {
+				off, parse = i.v5.off+int64(i.v5.names)+8, parseXattrsV5
+			}
+			p, err := b.view("xattr area", off, int64(i.xattr))
+			if _, bad := parse(p, 0); err == nil && bad == nil {
+				seeds = append(seeds, []any{p, b.v5 != nil})
 			}
 		}
 	}
 	seed(f, seeds...)
-	f.Fuzz(func(t *testing.T, p []byte) {
-		all, err := parseXattrs(p, 0)
+	f.Fuzz(func(t *testing.T, p []byte, v5 bool) {
+		parse := parseXattrs
+		if v5 {
+			parse = parseXattrsV5
+		}
+		all, err := parse(p, 0)
 		refusal(t, err)
 		for k, x := range all {
 			if k > 0 && all[k-1].Name >= x.Name {

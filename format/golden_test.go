@@ -47,13 +47,13 @@ func (g *goldenImage) open(bl Blob) (io.ReaderAt, int64, error) {
 	return f, st.Size(), err
 }
 
-// goldenImages returns the RAFS v6 images: of one directory each, and the
-// tags of the OCI layout.
+// goldenImages returns the images: of one directory each, and the tags of the
+// OCI layout.
 func goldenImages(t testing.TB) []*goldenImage {
 	t.Helper()
 	dir := goldenDir(t)
 	var all []*goldenImage
-	for _, name := range []string{"dir-v6-zstd", "dir-v6-lz4_block", "dir-v6-batch"} {
+	for _, name := range []string{"dir-v6-zstd", "dir-v6-lz4_block", "dir-v6-batch", "dir-v5-zstd", "dir-v5-lz4_block"} {
 		boot, err := os.ReadFile(filepath.Join(dir, name, "bootstrap"))
 		if err != nil {
 			t.Fatal(err)

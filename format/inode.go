@@ -22,9 +22,9 @@ const (
 	ModeFIFO    = 0o010000
 )
 
-// Inode is one inode as a value (EROFS on-disk format).
+// Inode is one inode as a value (EROFS on-disk format, or RAFS v5).
 type Inode struct {
-	Nid       uint64 // position in units of 32 bytes: the inode's number for users
+	Nid       uint64 // the inode's number for users: v6, its position in units of 32 bytes; v5, Ino
 	Ino       uint32 // sequence number given by the builder; equal for all names of a hard link
 	Mode      uint32 // st_mode with the file type
 	UID       uint32
@@ -39,6 +39,8 @@ type Inode struct {
 	head   uint8  // size of the inode itself in bytes
 	u      uint32 // first full block, device or chunk format
 	xattr  uint32 // size of the xattr area in bytes
+
+	v5 v5Inode
 }
 
 // IsDir reports whether the inode is a directory.
@@ -84,8 +86,16 @@ func (i Inode) FileMode() fs.FileMode {
 	return m
 }
 
-// off is where the inode lies in the bootstrap, in bytes.
-func (b *Bootstrap) off(nid uint64) int64 { return b.metaOff + int64(nid*disk.NidSize) }
+// off is where the inode lies in the bootstrap, in bytes; −1 if that is not known.
+func (b *Bootstrap) off(nid uint64) int64 {
+	if b.v5 != nil {
+		if r, err := b.recordV5(nid); err == nil {
+			return r.off
+		}
+		return -1
+	}
+	return b.metaOff + int64(nid*disk.NidSize)
+}
 
 // tail is where the inode's inline data or chunk indexes may begin.
 func (b *Bootstrap) tail(i *Inode) int64 {
@@ -94,6 +104,9 @@ func (b *Bootstrap) tail(i *Inode) int64 {
 
 // Inode reads the inode with number nid and checks all of its fields.
 func (b *Bootstrap) Inode(nid uint64) (Inode, error) {
+	if b.v5 != nil {
+		return b.readInodeV5(nid)
+	}
 	if nid > uint64(b.size)/disk.NidSize {
 		return Inode{}, corrupt("inode", "nid", -1, "%d is behind the end of the bootstrap", nid)
 	}
@@ -230,6 +243,9 @@ func (b *Bootstrap) Readlink(i Inode) (string, error) {
 	}
 	if i.Size == 0 {
 		return "", corrupt("link target", "", b.off(i.Nid), "inode %d has an empty one", i.Nid)
+	}
+	if b.v5 != nil {
+		return b.readlinkV5(&i)
 	}
 	target := make([]byte, 0, i.Size)
 	for pos := int64(0); pos < i.Size; {

@@ -103,9 +103,9 @@ func (m *merger) add(l MergeLayer, first bool) error {
 	return nil
 }
 
-// link makes the stand-in n of a hard link the file at target, as a hard link
-// over overlayfs does: the file is copied up, content and all, and takes the
-// attributes of the link.
+// link lets the stand-in n of a hard link be the file at target, which takes
+// the attributes of the link: one more name for one inode, as where all layers
+// are unpacked into one directory.
 func (m *merger) link(target string, n *node) error {
 	dirName, base := path.Split(target)
 	dir, err := m.tree.dir(dirName, false)
@@ -122,11 +122,8 @@ func (m *merger) link(target string, n *node) error {
 	if file.isDir() {
 		return fmt.Errorf("hard link to %q: it is a directory", target)
 	}
-	copied := *file
-	copied.xattrs = slices.Clone(file.xattrs)
-	copied.update(n)
-	*n = copied
-	dir.children[base] = n
+	file.update(n)
+	n.same = file
 	return nil
 }
 
@@ -142,6 +139,9 @@ func (n *node) apply(upper *node) {
 	for name, over := range upper.children {
 		if _, ok := whiteout(name); ok {
 			continue
+		}
+		if over.same != nil {
+			over = over.same
 		}
 		old := n.children[name]
 		switch {

@@ -9,14 +9,14 @@ import (
 )
 
 // load reads and checks superblock, extended superblock, device slots and
-// blob table (RAFS v6).
+// blob table.
 func (b *Bootstrap) load() error {
 	head, err := b.view("superblock", 0, min(max(b.size, 0), disk.Alignment))
 	if err != nil {
 		return err
 	}
-	if isV5(head) {
-		return unsupported("superblock", "version", 4, "RAFS v5 bootstrap")
+	if isOld(head) {
+		return b.loadV5()
 	}
 	if len(head) < disk.Alignment {
 		return corrupt("superblock", "", -1, "a bootstrap of %d bytes is too short", b.size)
@@ -40,11 +40,8 @@ func (b *Bootstrap) load() error {
 	}
 	b.info = Info{
 		Version: 6, Size: b.size, BlockSize: uint32(b.blk), ChunkSize: b.ext.ChunkSize, Flags: b.ext.Flags,
-		Digester: Blake3, Compressor: flagsCompressor(b.ext.Flags), Inodes: b.sb.Inos,
+		Digester: flagsDigester(b.ext.Flags), Compressor: flagsCompressor(b.ext.Flags), Inodes: b.sb.Inos,
 		RootNid: uint64(b.sb.RootNid), Chunks: b.ext.ChunkTableSize / disk.ChunkRecordSize,
-	}
-	if b.ext.Flags&disk.FlagDigestSHA256 != 0 {
-		b.info.Digester = SHA256
 	}
 	if err := b.loadBlobs(); err != nil {
 		return err
@@ -106,22 +103,34 @@ func extField(field string, off int64, detail string, args ...any) *Error {
 	return corrupt("extended superblock", field, disk.ExtSuperblockOff+off, detail, args...)
 }
 
+// checkFlags checks flags and chunk size, which lie at the given offsets of the
+// structure.
+func checkFlags(flags uint64, chunkSize uint32, structure string, flagsOff, sizeOff int64) error {
+	one := func(mask uint64) bool { return bits.OnesCount64(flags&mask) == 1 }
+	bad := func(detail string) error { return corrupt(structure, "flags", flagsOff, "%#x %s", flags, detail) }
+	switch {
+	case flags&^(disk.FlagsKnown|disk.FlagsCompatible) != 0:
+		return unsupported(structure, "flags", flagsOff, "unknown bits in %#x", flags)
+	case flags&disk.FlagTarfs != 0:
+		return unsupported(structure, "flags", flagsOff, "tarfs")
+	case !one(disk.FlagCompressorNone | disk.FlagCompressorLZ4 | disk.FlagCompressorGzip | disk.FlagCompressorZstd):
+		return bad("does not name one compressor")
+	case !one(disk.FlagDigestBlake3 | disk.FlagDigestSHA256):
+		return bad("does not name one digest")
+	case flags&(disk.FlagEncryptNone|disk.FlagEncryptAES) == disk.FlagEncryptNone|disk.FlagEncryptAES:
+		return bad("names two ciphers")
+	case chunkSize < minChunkSize || chunkSize > maxChunkSize || chunkSize&(chunkSize-1) != 0:
+		return corrupt(structure, "chunk_size", sizeOff, "%d is no power of two from %d to %d", chunkSize, minChunkSize, maxChunkSize)
+	}
+	return nil
+}
+
 func (b *Bootstrap) checkExtended() error {
 	e := &b.ext
-	one := func(mask uint64) bool { return bits.OnesCount64(e.Flags&mask) == 1 }
+	if err := checkFlags(e.Flags, e.ChunkSize, "extended superblock", disk.ExtSuperblockOff, disk.ExtSuperblockOff+20); err != nil {
+		return err
+	}
 	switch {
-	case e.Flags&^(disk.FlagsKnown|disk.FlagsCompatible) != 0:
-		return unsupported("extended superblock", "flags", disk.ExtSuperblockOff, "unknown bits in %#x", e.Flags)
-	case e.Flags&disk.FlagTarfs != 0:
-		return unsupported("extended superblock", "flags", disk.ExtSuperblockOff, "tarfs")
-	case !one(disk.FlagCompressorNone | disk.FlagCompressorLZ4 | disk.FlagCompressorGzip | disk.FlagCompressorZstd):
-		return extField("flags", 0, "%#x does not name one compressor", e.Flags)
-	case !one(disk.FlagDigestBlake3 | disk.FlagDigestSHA256):
-		return extField("flags", 0, "%#x does not name one digest", e.Flags)
-	case e.Flags&(disk.FlagEncryptNone|disk.FlagEncryptAES) == disk.FlagEncryptNone|disk.FlagEncryptAES:
-		return extField("flags", 0, "%#x names two ciphers", e.Flags)
-	case e.ChunkSize < minChunkSize || e.ChunkSize > maxChunkSize || e.ChunkSize&(e.ChunkSize-1) != 0:
-		return extField("chunk_size", 20, "%d is no power of two from %d to %d", e.ChunkSize, minChunkSize, maxChunkSize)
 	case e.BlobTableOff%disk.Alignment != 0 || e.BlobTableOff < disk.Alignment:
 		return extField("blob_table_offset", 8, "%d is no multiple of %d", e.BlobTableOff, disk.Alignment)
 	case e.BlobTableSize%disk.BlobEntrySize != 0:
@@ -190,4 +199,11 @@ func flagsCompressor(flags uint64) Compressor {
 		return Zstd
 	}
 	return None
+}
+
+func flagsDigester(flags uint64) Digester {
+	if flags&disk.FlagDigestSHA256 != 0 {
+		return SHA256
+	}
+	return Blake3
 }

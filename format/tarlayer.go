@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"math"
 	"path"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ const paxXattr = "SCHILY.xattr."
 // which takes over the attributes. It returns the node of a regular file whose
 // content follows, else nil.
 func (t *tree) addTar(h *tar.Header) (*node, error) {
-	if h.Typeflag == tar.TypeXGlobalHeader {
+	if h.Typeflag == tar.TypeXGlobalHeader || h.Name == "" {
 		return nil, nil
 	}
 	name, err := tarPath(h.Name)
@@ -43,11 +44,15 @@ func (t *tree) addTar(h *tar.Header) (*node, error) {
 	if len(base) > disk.MaxName {
 		return nil, fmt.Errorf("name of %d bytes, more than %d", len(base), disk.MaxName)
 	}
+	removed, isWhiteout := whiteout(base)
+	if isWhiteout && strings.Trim(removed, ".") == "" && len(base) <= len(whiteoutPrefix)+2 {
+		return nil, fmt.Errorf("whiteout of %q", removed)
+	}
 	dir, err := t.dir(dirName, true)
 	if err != nil {
 		return nil, err
 	}
-	if h.Typeflag == tar.TypeLink {
+	if h.Typeflag == tar.TypeLink && !isWhiteout {
 		return nil, t.addLink(dir, base, n, h.Linkname)
 	}
 	if old := dir.children[base]; old != nil && old.isDir() && n.isDir() {
@@ -168,12 +173,24 @@ func tarNode(h *tar.Header) (*node, error) {
 		}
 		n.rdev = rdev(uint32(h.Devmajor), uint32(h.Devminor))
 	}
-	if int64(h.Uid) != int64(uint32(h.Uid)) || int64(h.Gid) != int64(uint32(h.Gid)) {
+	var ok, ok2 bool
+	n.uid, ok = owner(h.Uid)
+	n.gid, ok2 = owner(h.Gid)
+	if !ok || !ok2 {
 		return nil, fmt.Errorf("owner %d:%d", h.Uid, h.Gid)
 	}
-	n.uid, n.gid = uint32(h.Uid), uint32(h.Gid)
 	n.setMtime(h.ModTime)
 	return n, n.setPAX(h.PAXRecords)
+}
+
+// owner is the user or group that chown gives a new file. Of negative ids it
+// takes the low 32 bits; the id that is all ones changes nothing. Of larger
+// ones it would take the low bits, too: they are refused.
+func owner(id int) (uint32, bool) {
+	if id == -1 || id == math.MaxUint32 {
+		return 0, true
+	}
+	return uint32(id), int64(id) >= math.MinInt32 && int64(id) <= math.MaxUint32
 }
 
 // rdev encodes a device number the way that Linux has since 2.6.

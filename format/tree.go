@@ -44,6 +44,10 @@ type node struct {
 	// implicit: no layer entry lists this directory, it only leads to others.
 	implicit bool
 
+	// same is the lower layers' file that a stand-in of the layer being merged
+	// is a hard link to.
+	same *node
+
 	placement
 }
 

@@ -22,13 +22,18 @@ type Xattr struct {
 const hiddenXattrs = "trusted.overlay."
 
 // HasXattrs reports whether Xattrs may return any; it reads nothing.
-func (i Inode) HasXattrs() bool { return i.xattr > disk.XattrHeaderSize }
+func (i Inode) HasXattrs() bool {
+	return i.xattr > disk.XattrHeaderSize || i.v5.xattrs && i.xattr > 0
+}
 
 // Xattrs returns the inode's attributes, sorted by name. Those with an
 // unknown prefix index and trusted.overlay.* are left out.
 func (b *Bootstrap) Xattrs(i Inode) ([]Xattr, error) {
 	if i.xattr == 0 {
 		return nil, nil
+	}
+	if b.v5 != nil {
+		return b.xattrsV5(&i)
 	}
 	off := b.off(i.Nid) + int64(i.head)
 	p, err := b.view("xattr area", off, int64(i.xattr))

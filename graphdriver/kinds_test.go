@@ -148,6 +148,7 @@ func TestBootstrapKinds(t *testing.T) {
 	}{
 		"modern":         {bootstrapLayer(t), kindBootstrap},
 		"legacy":         {makeTar(t, reg("image.boot", boot)), kindBootstrap},
+		"v5":             {makeTar(t, reg("image/image.boot", string(goldenFile(t, "dir-v5-zstd/bootstrap")))), kindBootstrap},
 		"no-directory":   {makeTar(t, reg("image/image.boot", boot)), kindBootstrap},
 		"dot":            {makeTar(t, dir("./"), dir("./image"), reg("./image/image.boot", boot)), kindBootstrap},
 		"meta-json":      {bootstrapLayer(t, reg("image/"+meta, "meta"), reg("image/prefetch.json", "[]")), kindBootstrap},
@@ -185,8 +186,8 @@ func TestUnusableBootstrap(t *testing.T) {
 	boot := goldenFile(t, "dir-v6-zstd/bootstrap")
 	e := newEnv(t)
 	for name, data := range map[string][]byte{
-		"v5":        goldenFile(t, "dir-v5-zstd/bootstrap"),
-		"truncated": boot[:4096],
+		"truncated":    boot[:4096],
+		"truncated-v5": goldenFile(t, "dir-v5-zstd/bootstrap")[:12288],
 	} {
 		must(t, e.d.Create(name, "", CreateOptions{}))
 		_, err := e.d.ApplyDiff(name, "", bytes.NewReader(makeTar(t, dir("image/"), reg("image/image.boot", string(data)))))

@@ -40,6 +40,7 @@ type lister struct {
 
 func (l *lister) list(path string, i format.Inode) error {
 	e := newEntry(path, i.Mode, i.UID, i.GID, i.Nlink, i.Rdev, i.Size, i.Mtime)
+	e.Nsec = i.MtimeNsec
 	xattrs, err := l.b.Xattrs(i)
 	if err != nil {
 		return err

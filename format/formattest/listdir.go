@@ -18,13 +18,25 @@ import (
 )
 
 // ListDir lists a directory tree of the running system.
-func ListDir(root string) (Listing, error) {
+func ListDir(root string) (Listing, error) { return listDir(root, false) }
+
+// ListOverlayDir is ListDir without names that cannot be looked up: overlayfs
+// lists whiteouts where a directory has no counterpart below.
+func ListOverlayDir(root string) (Listing, error) { return listDir(root, true) }
+
+func listDir(root string, skipGone bool) (Listing, error) {
 	var l Listing
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && skipGone {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 		e, err := statEntry(path, strings.TrimPrefix(strings.TrimPrefix(path, root), "/"))
+		if errors.Is(err, fs.ErrNotExist) && skipGone {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
@@ -41,6 +53,7 @@ func statEntry(path, name string) (Entry, error) {
 	}
 	rdev := unix.Minor(st.Rdev)&0xff | unix.Major(st.Rdev)<<8 | unix.Minor(st.Rdev)&^0xff<<12
 	e := newEntry(name, st.Mode, st.Uid, st.Gid, uint32(st.Nlink), rdev, st.Size, st.Mtim.Sec)
+	e.Nsec = uint32(st.Mtim.Nsec)
 	var err error
 	switch e.Type {
 	case "f":

@@ -32,6 +32,8 @@ type Entry struct {
 	Link   string            `json:"link,omitempty"` // escaped
 	Rdev   string            `json:"rdev,omitempty"` // major:minor
 	Xattrs map[string]string `json:"xattrs,omitempty"`
+
+	Nsec uint32 `json:"-"` // of Mtime, where the source tells it; Diff leaves it out
 }
 
 // Listing is a tree, sorted by path.

@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"strconv"
@@ -244,7 +243,7 @@ func (m *Model) End() error {
 	if err := m.overlay.keep(m); err != nil {
 		return err
 	}
-	if err := m.copyUp(m.layer); err != nil {
+	if err := m.join(m.layer); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(m.spares); err != nil {
@@ -293,18 +292,4 @@ func eachDir(dir string, fn func(string) error) error {
 		}
 	}
 	return fn(dir)
-}
-
-func copyFile(from, to string) error {
-	f, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	g, err := os.OpenFile(to, os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(g, f)
-	return errors.Join(err, g.Close())
 }

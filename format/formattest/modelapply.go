@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyUp fills the stand-ins below dir with the lower files they link to, and
-// puts them in the place of those.
-func (m *Model) copyUp(dir string) error {
+// join makes the stand-ins below dir hard links to the lower files that they
+// stand for, which take their attributes.
+func (m *Model) join(dir string) error {
 	return eachDir(dir, func(dir string) error {
 		list, err := os.ReadDir(dir)
 		if err != nil {
@@ -21,7 +21,7 @@ func (m *Model) copyUp(dir string) error {
 		}
 		for _, e := range list {
 			if e.Type().IsRegular() {
-				if err := m.copyUpFile(path.Join(dir, e.Name())); err != nil {
+				if err := m.joinFile(path.Join(dir, e.Name())); err != nil {
 					return err
 				}
 			}
@@ -30,7 +30,7 @@ func (m *Model) copyUp(dir string) error {
 	})
 }
 
-func (m *Model) copyUpFile(file string) error {
+func (m *Model) joinFile(file string) error {
 	var b [4096]byte
 	n, err := unix.Lgetxattr(file, modelLower, b[:])
 	if err == unix.ENODATA {
@@ -50,25 +50,25 @@ func (m *Model) copyUpFile(file string) error {
 	if err := unix.Lstat(file, &st); err != nil {
 		return err
 	}
-	if err := copyFile(lower, file); err != nil {
+	if err := copyXattrs(file, lower, 0); err != nil {
 		return err
 	}
-	if err := copyXattrs(lower, file, unix.XATTR_CREATE); err != nil {
+	if err := unix.Lremovexattr(lower, modelLower); err != nil {
 		return err
 	}
-	if err := unix.Chmod(file, st.Mode&0o7777); err != nil {
+	if err := unix.Lchown(lower, int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, file, []unix.Timespec{st.Mtim, st.Mtim}, 0); err != nil {
+	if err := unix.Chmod(lower, st.Mode&0o7777); err != nil {
 		return err
 	}
-	if err := unix.Lremovexattr(file, modelLower); err != nil {
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, lower, []unix.Timespec{st.Mtim, st.Mtim}, 0); err != nil {
 		return err
 	}
-	if err := os.Remove(lower); err != nil {
+	if err := os.Remove(file); err != nil {
 		return err
 	}
-	return os.Link(file, lower)
+	return os.Link(lower, file)
 }
 
 // copyXattrs copies attributes; with XATTR_CREATE those that are there stay.

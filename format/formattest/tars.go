@@ -5,6 +5,7 @@ package formattest
 import (
 	"archive/tar"
 	"bytes"
+	"maps"
 	"testing"
 	"time"
 )
@@ -19,8 +20,12 @@ type File struct {
 	Mode    int64
 	Mtime   time.Time
 	UID     int
+	GID     int
 	Dev     [2]int64
 	Xattrs  map[string]string
+	PAX     map[string]string // more PAX records
+	GNU     bool              // in GNU format rather than PAX
+	Raw     []byte            // written instead of all the above: whole blocks
 }
 
 // Dir, Symlink and Hardlink make the most usual entries besides files.
@@ -36,9 +41,20 @@ func Tar(t testing.TB, files ...File) []byte {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	for _, f := range files {
+		if f.Raw != nil {
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			out.Write(f.Raw)
+			continue
+		}
 		h := &tar.Header{
 			Format: tar.FormatPAX, Name: f.Name, Typeflag: f.Type, Linkname: f.Link, Size: int64(len(f.Content)), Mode: f.Mode,
-			ModTime: f.Mtime, Uid: f.UID, Devmajor: f.Dev[0], Devminor: f.Dev[1], PAXRecords: map[string]string{},
+			ModTime: f.Mtime, Uid: f.UID, Gid: f.GID, Devmajor: f.Dev[0], Devminor: f.Dev[1], PAXRecords: map[string]string{},
+		}
+		maps.Copy(h.PAXRecords, f.PAX)
+		if f.GNU {
+			h.Format, h.PAXRecords = tar.FormatGNU, nil
 		}
 		if h.Typeflag == 0 {
 			h.Typeflag = tar.TypeReg

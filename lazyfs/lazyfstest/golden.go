@@ -35,7 +35,7 @@ type File struct {
 // DirImages are the golden images made from a directory, OCIImages those made
 // from an OCI image, by the names that Golden takes.
 var (
-	DirImages = []string{"dir-v6-zstd", "dir-v6-lz4_block", "dir-v6-batch"}
+	DirImages = []string{"dir-v6-zstd", "dir-v6-lz4_block", "dir-v6-batch", "dir-v5-zstd", "dir-v5-lz4_block"}
 	OCIImages = []string{"v6-zstd", "v6-lz4_block", "v6-none", "v6-ociref"}
 )
 

@@ -143,6 +143,8 @@ func TestGoldenImages(t *testing.T) {
 		"dir-v6-zstd":      "dir.jsonl",
 		"dir-v6-lz4_block": "dir.jsonl",
 		"dir-v6-batch":     "dir.jsonl",
+		"dir-v5-zstd":      "dir.jsonl",
+		"dir-v5-lz4_block": "dir.jsonl",
 		"oci:v6-zstd":      "oci.jsonl",
 		"oci:v6-lz4_block": "oci.jsonl",
 		"oci:v6-none":      "oci.jsonl",

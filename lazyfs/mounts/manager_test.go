@@ -153,7 +153,7 @@ func TestMountIsIdempotent(t *testing.T) {
 func TestMountErrors(t *testing.T) {
 	m := local(t, dirOpener)
 	good := goldenSpec(t, "dir-v6-zstd")
-	noFile, notBootstrap, wrongDigest, v5 := good, good, good, goldenSpec(t, "dir-v5-zstd")
+	noFile, notBootstrap, wrongDigest := good, good, good
 	noFile.Bootstrap += "x"
 	notBootstrap.Bootstrap = golden(t, "README.md")
 	wrongDigest.Digest = "sha256:" + strings.Repeat("0", 64)
@@ -164,7 +164,6 @@ func TestMountErrors(t *testing.T) {
 		"no bootstrap":    {noFile, mountDir(t)},
 		"not a bootstrap": {notBootstrap, mountDir(t)},
 		"wrong digest":    {wrongDigest, mountDir(t)},
-		"version 5":       {v5, mountDir(t)},
 		"no target":       {good, filepath.Join(mountDir(t), "absent")},
 		"relative target": {good, "relative"},
 		"target is file":  {good, golden(t, "README.md")},

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package disk holds the structures of RAFS v6 bootstraps and Nydus blobs as
-// they lie on disk, and nothing else: no checks, no policy.
+// Package disk holds the structures of RAFS v6 and v5 bootstraps and of Nydus
+// blobs as they lie on disk, and nothing else: no checks, no policy.
 //
 // Each structure has its size in bytes as a constant <Name>Size, a method
 // Decode(b) that fills it from the first Size bytes of b, and a method
