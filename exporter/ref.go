@@ -108,24 +108,13 @@ func (a *addedRef) FileList(context.Context, session.Group) ([]string, error) {
 // addHistory appends the bootstrap's line to the image's history, if that has
 // one for each of the n layers. Otherwise BuildKit makes lines of LayerChain.
 func addHistory(meta map[string][]byte, p *exptypes.Platform, n int) error {
-	key := exptypes.ExporterImageConfigKey
-	if p != nil {
-		if k := fmt.Sprintf("%s/%s", key, p.ID); len(meta[k]) > 0 {
-			key = k
-		}
-	}
+	key := configKey(meta, p)
 	if len(meta[key]) == 0 {
 		return nil
 	}
-	var config map[string]json.RawMessage
-	if err := json.Unmarshal(meta[key], &config); err != nil {
-		return fmt.Errorf("image config: %w", err)
-	}
-	var history []ocispecs.History
-	if h := config["history"]; len(h) > 0 {
-		if err := json.Unmarshal(h, &history); err != nil {
-			return fmt.Errorf("image config: history: %w", err)
-		}
+	config, history, err := splitHistory(meta[key])
+	if err != nil {
+		return err
 	}
 	for _, h := range history {
 		if !h.EmptyLayer {
@@ -135,12 +124,7 @@ func addHistory(meta map[string][]byte, p *exptypes.Platform, n int) error {
 	if n != 0 {
 		return nil
 	}
-	raw, err := json.Marshal(append(history, ocispecs.History{CreatedBy: convert.HistoryBy, Comment: convert.HistoryNote}))
-	if err != nil {
-		return err
-	}
-	config["history"] = raw
-	meta[key], err = json.Marshal(config)
+	meta[key], err = joinHistory(config, append(history, ocispecs.History{CreatedBy: convert.HistoryBy, Comment: convert.HistoryNote}))
 	return err
 }
 

@@ -111,7 +111,11 @@ func (c *chooser) Resolve(ctx context.Context, id int, attrs map[string]string) 
 				return nil, fmt.Errorf("exporter option %q goes with compression=%s", name, Compression)
 			}
 		}
-		return c.Exporter.Resolve(ctx, id, attrs)
+		upstream, err := c.Exporter.Resolve(ctx, id, attrs)
+		if err != nil {
+			return nil, err
+		}
+		return &plain{upstream, c.worker}, nil
 	}
 	o, rest, err := parseAttrs(attrs, c.image)
 	if err != nil {

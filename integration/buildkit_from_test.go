@@ -56,11 +56,11 @@ func TestBuildKitFrom(t *testing.T) {
 		test func(*fromTest, *testing.T)
 	}{
 		{"metadata", (*fromTest).metadata},
-		{"steps", (*fromTest).steps},
+		{"away", (*fromTest).away},
 		{"ordinary", (*fromTest).ordinary},
 		{"stages", (*fromTest).stages},
 		{"cached", (*fromTest).cached},
-		{"away", (*fromTest).away},
+		{"steps", (*fromTest).steps},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			f.b.Ctl(t, "prune", "--all")
@@ -121,14 +121,14 @@ func (f *fromTest) metadata(t *testing.T) {
 		mustMove(t, base+": fetched for a label", down, f.packed/30)
 		mustMove(t, base+": sent for a label", up, f.packed/30)
 		mustBeTwoEntries(t, f.e.Registry.Ref("labelled"))
-		if a, b := blobsOf(t, f.e.Registry.Ref(Python+":lazy-data")), blobsOf(t, f.e.Registry.Ref("labelled-data")); !slices.Equal(a, b) {
+		if a, b := blobsOf(t, f.e.Registry.Ref(Python+":lazy-data")), blobsOf(t, f.e.Registry.Ref("labelled")+"-data"); !slices.Equal(a, b) {
 			t.Errorf("%s: the base has data blobs %v, the result %v", base, a, b)
 		}
-		if a, b := historyOf(t, f.e.Registry.Ref(Python+":lazy-data")), historyOf(t, f.e.Registry.Ref("labelled-data")); len(b) != len(a)+1 {
+		if a, b := historyOf(t, f.e.Registry.Ref(Python+":lazy-data")), historyOf(t, f.e.Registry.Ref("labelled")+"-data"); len(b) != len(a)+1 {
 			t.Errorf("%s: the base has history\n%v\nthe result\n%v", base, a, b)
 		}
-		f.mustEqual(t, "labelled", Python)
 	}
+	f.mustEqual(t, "labelled", Python)
 }
 
 // blobsOf are the data blobs of a full manifest.
@@ -190,9 +190,10 @@ func (f *fromTest) ordinary(t *testing.T) {
 		}
 	}
 	f.mustEqual(t, "first", "gzip")
-	f.b.Build(t, dir, nydusOutput(f.ref("second")))
-	if a, b := digestOf(t, f.e.Registry.Ref("first")), digestOf(t, f.e.Registry.Ref("second")); a != b {
-		t.Errorf("the accelerated image is %s before an ordinary one of the same build, %s after", a, b)
+	before := digestOf(t, f.e.Registry.Ref("first"))
+	f.b.Build(t, dir, nydusOutput(f.ref("first")))
+	if after := digestOf(t, f.e.Registry.Ref("first")); after != before {
+		t.Errorf("the accelerated image is %s before an ordinary one of the same build, %s after", before, after)
 	}
 	im := imageAt(t, f.e.Registry.Ref("gzip"))
 	c, err := im.ConfigFile()
@@ -249,7 +250,7 @@ func (f *fromTest) cached(t *testing.T) {
 		}
 		// What an earlier step read is not fetched again.
 		down, _ = f.moved(func() { build("RUN python3 -c 'import json; print(" + strconv.Itoa(i) + ")' >/said\n") })
-		mustMove(t, "fetched for the same files", down, f.packed/50)
+		mustMove(t, "fetched for the same files", down, f.packed/20)
 	}
 	used := f.b.usage(t)
 	f.b.Ctl(t, "prune", "--all")
@@ -261,7 +262,7 @@ func (f *fromTest) cached(t *testing.T) {
 		t.Errorf("pruning left %v, %v", images, err)
 	}
 	build("")
-	if again := digestOf(t, f.e.Registry.Ref("again")); len(blobsOf(t, f.e.Registry.Ref("again-data"))) == 0 {
+	if again := digestOf(t, f.e.Registry.Ref("again")); len(blobsOf(t, f.e.Registry.Ref("again")+"-data")) == 0 {
 		t.Errorf("after pruning the image is %s", again)
 	}
 }
@@ -272,7 +273,8 @@ func (f *fromTest) away(t *testing.T) {
 	base := f.ref(Python) + "@" + digestOf(t, f.e.Registry.Ref(Python+":lazy")).String()
 	step := func(run string) (string, error) {
 		dir := fromDir(t, "FROM BASE\nRUN "+run+"\n", base)
-		return f.b.TryCtl(t, buildArgs(dir, "type=tar,dest=/dev/null", nil)[:8]...)
+		args := buildArgs(dir, "", nil)
+		return f.b.TryCtl(t, args[:len(args)-2]...) // no output
 	}
 	if out, err := step("python3 -c 'import json'"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -282,7 +284,7 @@ func (f *fromTest) away(t *testing.T) {
 	if out, err := step("python3 -c 'import json; print(2)'"); err != nil {
 		t.Errorf("with the registry away: %v\n%s", err, out)
 	}
-	if out, err := step("cat /usr/lib/python3/dist-packages/numpy/*/*.so >/dev/null"); err == nil {
+	if out, err := step("cat /usr/lib/python3/dist-packages/numpy/core/_multiarray_umath*.so >/dev/null"); err == nil {
 		t.Errorf("with the registry away, files that were not read before are read:\n%s", out)
 	}
 }
