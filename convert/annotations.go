@@ -29,6 +29,8 @@ const (
 	annRepository = "io.lighter.repository" // manifest: "host/repository" that it was made for
 
 	roleBootstrap = "bootstrap"
+	roleKept      = "tar"                    // the manifest with the kept tar data
+	annMedia      = "io.lighter.config-type" // of that manifest: media type of the source's config
 )
 
 // Names inside the bootstrap layer.

@@ -26,6 +26,7 @@ type CheckReport struct {
 	Blobs    int            `json:"blobs"`    // whose bytes fit their digests
 	Bytes    int64          `json:"bytes"`    // of these
 	Problems []string       `json:"problems"` // none: all is well
+	Against  *Against       `json:"against,omitempty"`
 }
 
 // CheckedImage is one image manifest of a CheckReport.
@@ -185,7 +186,7 @@ func (c *checker) image(ctx context.Context, m Manifest, name string) error {
 			return err
 		}
 	}
-	if done.Kind != KindOrdinary {
+	if done.Kind == KindNydus || done.Kind == KindBoot {
 		if err := c.nydus(ctx, m, im, &done); err != nil {
 			return err
 		}

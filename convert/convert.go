@@ -27,6 +27,7 @@ type Options struct {
 	AllPlatforms bool
 	Jobs         int      // layers at a time; 0: one per CPU, at most 4
 	Prefetch     []string // absolute paths to read ahead, written into the bootstrap
+	KeepTar      bool     // keep what gives the layers' very bytes again
 	WorkDir      string   // for blobs in the making; "": the system's temporary directory
 	Progress     Progress
 }
@@ -216,7 +217,7 @@ func (c *converter) platform(ctx context.Context, before *earlier, w candidate, 
 	if _, err := c.sink.Put(ctx, boot.desc, func() (io.ReadCloser, error) { return os.Open(boot.file) }); err != nil {
 		return t, pr, err
 	}
-	if err := c.manifests(ctx, &t, w, config, layers, boot, several); err != nil {
+	if err := c.manifests(ctx, &t, w, config, raw, layers, boot, several); err != nil {
 		return t, pr, err
 	}
 	pr.Boot, pr.Full, pr.BootSize = t.boot.Digest, t.full.Digest, boot.desc.Size
@@ -227,7 +228,7 @@ func (c *converter) platform(ctx context.Context, before *earlier, w candidate, 
 }
 
 // manifests builds and puts a platform's manifests under their own tags.
-func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config *sourceConfig, layers []*layer, boot bootLayer, several bool) error {
+func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config *sourceConfig, raw []byte, layers []*layer, boot bootLayer, several bool) error {
 	ann := map[string]string{annFSVersion: fsVersionSix, annSourceDigest: w.manifest.Digest.String()}
 	if c.srcName != "" {
 		ann[annSourceReference] = c.srcName
@@ -235,8 +236,20 @@ func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config 
 	if c.target.Repository != "" {
 		ann[annRepository] = c.target.Repository
 	}
+	bootTag, dataTag, srcTag := childTags(c.target.Tag, w.platform, several)
 	var fullConfig, bootConfig blob
 	var err error
+	if c.o.KeepTar {
+		tag := dataTag
+		if c.o.Index == IndexNone && !several {
+			tag = c.target.Tag
+		}
+		k, err := c.putKept(ctx, w.image.Config, raw, layers, config.rootfs.DiffIDs, tag)
+		if err != nil {
+			return err
+		}
+		ann[annKept] = k.Digest.String()
+	}
 	if t.full, fullConfig, err = fullManifest(config, layers, boot, ann); err != nil {
 		return err
 	}
@@ -246,7 +259,6 @@ func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config 
 	if _, err := c.sink.Put(ctx, fullConfig.desc, fullConfig.open); err != nil {
 		return err
 	}
-	bootTag, dataTag, srcTag := childTags(c.target.Tag, w.platform, several)
 	if c.o.Index == IndexNone {
 		return c.sink.PutManifest(ctx, t.full)
 	}
@@ -298,7 +310,10 @@ func (c *converter) layer(ctx context.Context, before *earlier, d v1.Descriptor,
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		l, err := c.reuse(ctx, before, d)
+		var err error
+		if !c.o.KeepTar { // an earlier blob comes without
+			l, err = c.reuse(ctx, before, d)
+		}
 		if err == nil && l == nil {
 			l, err = c.buildLayer(ctx, d, id)
 		}

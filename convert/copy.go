@@ -4,6 +4,7 @@ package convert
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -23,13 +24,14 @@ type CopyOptions struct {
 type CopyResult struct {
 	Digest    v1.Hash `json:"digest"`
 	Manifests int     `json:"manifests"`
-	Blobs     int     `json:"blobs"`  // listed, each counted once
-	Stored    int     `json:"stored"` // of these, not there before
-	Bytes     int64   `json:"bytes"`  // of the stored ones
+	Referrers int     `json:"referrers"` // of the manifests
+	Blobs     int     `json:"blobs"`     // listed, each counted once
+	Stored    int     `json:"stored"`    // of these, not there before
+	Bytes     int64   `json:"bytes"`     // of the stored ones
 }
 
 // Copy copies an image whole: an index with all its manifests and their blobs,
-// byte for byte, so that digests stay. The two children of an index made by
+// byte for byte, so that digests stay, and what refers to them. The two children of an index made by
 // Convert get their tags as well. Copy commits the sink but does not close it.
 func Copy(ctx context.Context, src Source, sink Sink, tag string, o CopyOptions) (*CopyResult, error) {
 	root, err := src.Manifest(ctx, v1.Descriptor{})
@@ -62,6 +64,9 @@ func copyTree(ctx context.Context, src Source, sink Sink, root Manifest, o CopyO
 	c := &copier{src: src, sink: sink, o: o, res: CopyResult{Digest: root.Digest}, seen: map[v1.Hash]bool{}}
 	var order []tagged
 	if err := c.collect(ctx, root, []string{tag}, 0, &order); err != nil {
+		return nil, err
+	}
+	if err := c.collectReferrers(ctx, &order); err != nil {
 		return nil, err
 	}
 	var gctx context.Context
@@ -111,6 +116,9 @@ func (c *copier) collect(ctx context.Context, m Manifest, tags []string, depth i
 			return err
 		}
 		t.blobs = append(t.blobs, refs...)
+		if err := c.collectKept(ctx, im, tags, depth, out); err != nil {
+			return err
+		}
 		*out = append(*out, t)
 		return nil
 	}
@@ -132,6 +140,26 @@ func (c *copier) collect(ctx context.Context, m Manifest, tags []string, depth i
 	}
 	*out = append(*out, t)
 	return nil
+}
+
+// collectKept lists the manifest with an image's kept tar data, if it is there.
+func (c *copier) collectKept(ctx context.Context, im v1.Manifest, tags []string, depth int, out *[]tagged) error {
+	at, err := v1.NewHash(im.Annotations[annKept])
+	if err != nil || !isFull(im) {
+		return nil
+	}
+	k, err := c.src.Manifest(ctx, v1.Descriptor{Digest: at})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var names []string
+	if len(tags) > 0 {
+		names = []string{keptTag(tags[0])}
+	}
+	return c.collect(ctx, k, names, depth+1, out)
 }
 
 // referenced gives the layers of another image that hold m's data (OCI-ref

@@ -26,6 +26,7 @@ const (
 	KindOrdinary ImageKind = "ordinary"  // tar layers
 	KindNydus    ImageKind = "nydus"     // data blobs, and the bootstrap as last layer
 	KindBoot     ImageKind = "bootstrap" // the bootstrap alone
+	KindKept     ImageKind = "tar data"  // what gives the source's bytes again
 )
 
 func kindOf(m v1.Manifest) ImageKind {
@@ -34,6 +35,8 @@ func kindOf(m v1.Manifest) ImageKind {
 		return KindNydus
 	case isNydus(m):
 		return KindBoot
+	case m.Annotations[annRole] == roleKept:
+		return KindKept
 	}
 	return KindOrdinary
 }

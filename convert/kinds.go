@@ -12,12 +12,6 @@ import (
 // What descriptors and manifests say of themselves, for programs that read
 // them in their own way.
 
-// IsDataBlob says whether a layer is a Nydus data blob.
-func IsDataBlob(mediaType string, annotations map[string]string) bool {
-	_, ok := annotations[annBlob]
-	return ok || mediaType == string(mediaBlob)
-}
-
 // IsBootstrap says whether a layer carries a merged bootstrap.
 func IsBootstrap(annotations map[string]string) bool {
 	_, ok := annotations[annBootstrap]

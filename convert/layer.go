@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,6 +26,7 @@ type layer struct {
 	bootstrap string            // file: the layer's own, uncompressed
 	meta      string            // file: content of <hex>.blob.meta; "" when the blob has no chunks
 	metas     map[string]string // the same by blob id, of an image to build on
+	split     string            // file: kept tar data; "": none
 	how       Phase             // PhaseDone, PhaseReused or PhaseShared
 }
 
@@ -49,11 +51,11 @@ func (c *converter) buildLayer(ctx context.Context, d v1.Descriptor, diffID v1.H
 	}
 	blob := filepath.Join(c.work, d.Digest.Hex+".blob")
 	defer os.Remove(blob)
-	built, err := c.spool(ctx, blob, d, diffID)
+	l := &layer{source: d, how: PhaseDone}
+	built, err := c.spool(ctx, blob, l, diffID)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", d.Digest, err)
 	}
-	l := &layer{source: d, how: PhaseDone}
 	l.desc = c.blobDescriptor(v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(built.Digest[:])}, built.Size, d.Digest)
 	if err := c.keep(l, built.Bootstrap, built.Meta); err != nil {
 		return nil, err
@@ -72,8 +74,33 @@ func (c *converter) buildLayer(ctx context.Context, d v1.Descriptor, diffID v1.H
 	return l, nil
 }
 
-// spool streams the source layer through the builder into the file blob.
-func (c *converter) spool(ctx context.Context, blob string, d v1.Descriptor, diffID v1.Hash) (*format.Layer, error) {
+// spool streams the source layer through the builder into the file blob, and
+// keeps its tar data if that is wanted.
+func (c *converter) spool(ctx context.Context, blob string, l *layer, diffID v1.Hash) (*format.Layer, error) {
+	out, err := os.OpenFile(blob, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	if !c.o.KeepTar {
+		built, err := c.build(ctx, out, l.source, diffID)
+		return built, errors.Join(err, out.Close())
+	}
+	keep, err := c.startKeeping(l.source)
+	if err != nil {
+		return nil, err
+	}
+	built, err := c.build(ctx, out, l.source, diffID, keep)
+	ok, kerr := keep.finish(err)
+	if ok {
+		l.split = keep.file
+	}
+	return built, errors.Join(err, kerr, out.Close())
+}
+
+// build streams a source layer through the builder into out; its tar goes to
+// the others as well. Digest and diff id are verified.
+func (c *converter) build(ctx context.Context, out io.Writer, d v1.Descriptor, diffID v1.Hash, others ...io.Writer) (*format.Layer, error) {
 	src, err := c.src.Open(ctx, d)
 	if err != nil {
 		return nil, err
@@ -86,14 +113,9 @@ func (c *converter) spool(ctx context.Context, blob string, d v1.Descriptor, dif
 		return nil, err
 	}
 	defer tar.Close()
-	out, err := os.OpenFile(blob, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer out.Close()
 	h := sha256.New()
 	ahead := readAhead(&contextReader{ctx, tar, nil})
-	in := io.TeeReader(ahead, h)
+	in := io.TeeReader(ahead, io.MultiWriter(append(others, h)...))
 	built, err := format.BuildLayer(out, in, c.o.Build) // reads all, also what follows the archive's end
 	ahead.Close()
 	if err != nil {
@@ -106,7 +128,7 @@ func (c *converter) spool(ctx context.Context, blob string, d v1.Descriptor, dif
 	if got := sumOf(h); diffID != (v1.Hash{}) && got != diffID {
 		return nil, fmt.Errorf("%w: the config's diff id is %s, its content has %s", ErrDigest, diffID, got)
 	}
-	return built, out.Close()
+	return built, nil
 }
 
 // blobDescriptor is a data blob's entry in the full manifest.

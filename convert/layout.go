@@ -112,7 +112,7 @@ func (l *layoutSource) root() (v1.Descriptor, error) {
 		n := d.Annotations[refName]
 		names = append(names, n)
 		if l.ref.Digest != (v1.Hash{}) && d.Digest == l.ref.Digest ||
-			l.ref.Digest == (v1.Hash{}) && (n == l.ref.Tag || l.ref.Tag == "") {
+			l.ref.Digest == (v1.Hash{}) && (n == l.ref.Tag || l.ref.Tag == "" && d.ArtifactType == "") {
 			found = append(found, d)
 		}
 	}

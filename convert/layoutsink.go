@@ -156,6 +156,11 @@ func (s *layoutSink) PutManifest(_ context.Context, m Manifest, tags ...string) 
 		d.Annotations = map[string]string{refName: t}
 		s.entries = append(s.entries, d)
 	}
+	if subject, kind := subjectOf(m); len(tags) == 0 && subject != (v1.Hash{}) { // found there by who reads the layout
+		d := m.Descriptor()
+		d.ArtifactType = kind
+		s.entries = append(s.entries, d)
+	}
 	return nil
 }
 
@@ -190,18 +195,22 @@ func (s *layoutSink) Commit(ctx context.Context) error {
 	if err := s.writeBytes(filepath.Join(s.dir, "index.json"), raw); err != nil {
 		return err
 	}
-	s.committed = true
+	s.committed, s.entries = true, nil
 	return nil
 }
 
 func replaceTags(old, entries []v1.Descriptor) []v1.Descriptor {
-	named := map[string]bool{}
+	named, unnamed := map[string]bool{}, map[v1.Hash]bool{}
 	for _, e := range entries {
-		named[e.Annotations[refName]] = true
+		if n, ok := e.Annotations[refName]; ok {
+			named[n] = true
+		} else {
+			unnamed[e.Digest] = true
+		}
 	}
 	out := []v1.Descriptor{}
 	for _, d := range old {
-		if n, ok := d.Annotations[refName]; !ok || !named[n] {
+		if n, ok := d.Annotations[refName]; ok && !named[n] || !ok && !unnamed[d.Digest] {
 			out = append(out, d)
 		}
 	}

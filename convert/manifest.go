@@ -21,6 +21,10 @@ const (
 	mediaBootstrap = types.OCILayer
 )
 
+// inlineCache is where BuildKit keeps a build cache in an image's config. It
+// counts on the image's layers.
+const inlineCache = "moby.buildkit.cache.v0"
+
 type rootFS struct {
 	Type    string    `json:"type"`
 	DiffIDs []v1.Hash `json:"diff_ids"`
@@ -131,6 +135,8 @@ func fullManifest(src *sourceConfig, layers []*layer, boot bootLayer, ann map[st
 func bootManifest(src *sourceConfig, boot bootLayer, full v1.Hash, ann map[string]string) (Manifest, blob, error) {
 	ann = maps.Clone(ann)
 	ann[annRole], ann[annFull] = roleBootstrap, full.String()
+	src = &sourceConfig{fields: maps.Clone(src.fields)}
+	delete(src.fields, inlineCache)
 	return pack(src, []v1.Hash{boot.diffID}, []historyEntry{bootstrapHistory}, []v1.Descriptor{boot.desc}, ann)
 }
 

@@ -15,7 +15,7 @@ import (
 type IOOptions struct {
 	PlainHTTP bool              // permit registries without TLS; loopback ones always are
 	Keychain  authn.Keychain    // nil: Docker's credential files and helpers
-	Transport http.RoundTripper // nil: go-containerregistry's default
+	Transport http.RoundTripper // nil: one of [NewTransport]
 	WorkDir   string            // for archives in the making; "": the system's temporary directory
 	Jobs      int               // parallel uploads; 0: 4
 

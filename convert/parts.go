@@ -43,6 +43,13 @@ func BlobDescriptor(digest v1.Hash, size int64, o format.BuildOptions) v1.Descri
 	}}
 }
 
+// IsBlob says whether a layer of this media type is a Nydus data blob.
+func IsBlob(mediaType string) bool { return mediaType == string(mediaBlob) }
+
+// BlobOptions gives the Fingerprint that a data blob was made with, "" where its
+// annotations do not tell.
+func BlobOptions(annotations map[string]string) string { return annotations[annOptions] }
+
 // Fingerprint names everything that decides a blob's bytes besides its source.
 func Fingerprint(o format.BuildOptions) string { return (&Options{Build: o}).fingerprint() }
 

@@ -18,17 +18,19 @@ import (
 
 // registrySource reads one repository of a registry.
 type registrySource struct {
-	ref    name.Reference
-	puller *remote.Puller
-	ranges *rangeClient
+	ref     name.Reference
+	options []remote.Option
+	puller  *remote.Puller
+	ranges  *rangeClient
 }
 
 func newRegistrySource(r Reference, o IOOptions) (*registrySource, error) {
-	puller, err := remote.NewPuller(remoteOptions(o)...)
+	options := remoteOptions(o)
+	puller, err := remote.NewPuller(options...)
 	if err != nil {
 		return nil, err
 	}
-	return &registrySource{r.Name, puller, newRangeClient(r.Name.Context(), o)}, nil
+	return &registrySource{r.Name, options, puller, newRangeClient(r.Name.Context(), o)}, nil
 }
 
 func remoteOptions(o IOOptions) []remote.Option {

@@ -88,16 +88,18 @@ func loopback(host string) bool {
 // answerTimeout is how long a registry may think after it has been sent a request.
 const answerTimeout = 2 * time.Minute
 
-// defaultTransport is go-containerregistry's with an end to waiting.
-var defaultTransport = func() http.RoundTripper {
+// NewTransport returns go-containerregistry's transport with an end to waiting.
+func NewTransport() *http.Transport {
 	t, ok := remote.DefaultTransport.(*http.Transport)
 	if !ok {
-		return remote.DefaultTransport
+		t = http.DefaultTransport.(*http.Transport)
 	}
 	t = t.Clone()
 	t.ResponseHeaderTimeout = answerTimeout
 	return t
-}()
+}
+
+var defaultTransport = NewTransport()
 
 func guardedTransport(o IOOptions) http.RoundTripper {
 	t, idle := o.Transport, o.IdleTimeout

@@ -13,7 +13,6 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/exporter/util/epoch"
 	"github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/solver/result"
 	"github.com/moby/buildkit/util/leaseutil"
 
 	"lighter/convert"
@@ -49,7 +48,6 @@ func (i *instance) Export(ctx context.Context, src *exporter.Source, info export
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	info.InlineCache = noInline(info.InlineCache)
 	resp, finalize, desc, err := i.ExporterInstance.Export(ctx, wrapped, info)
 	if err != nil {
 		return nil, nil, nil, err
@@ -183,19 +181,4 @@ func (h *held) Release() error {
 		err = rerr
 	}
 	return err
-}
-
-// noInline refuses an inline cache. It would name the image's layers as the
-// layers of build steps, and Nydus blobs cannot be unpacked as such.
-func noInline(get exptypes.InlineCache) exptypes.InlineCache {
-	if get == nil {
-		return nil
-	}
-	return func(ctx context.Context) (*result.Result[*exptypes.InlineCacheEntry], error) {
-		r, err := get(ctx)
-		if err == nil && r != nil {
-			return nil, fmt.Errorf("an inline cache does not go with compression=%s; export it with type=registry", Compression)
-		}
-		return nil, err
-	}
 }

@@ -34,6 +34,8 @@ type Blob struct {
 
 	MappedOff int64 // where the blob begins in the flat address space of device and bootstrap, in bytes
 
+	cipher *blobCipher // nil: not encrypted
+
 	v5 bool // the blob has no parts but the chunks and, if it is a layer, a bootstrap
 }
 
@@ -48,6 +50,12 @@ func (bl Blob) IsZran() bool { return bl.Features&disk.BlobZran != 0 }
 // chunks: the object with digest MetaDigest.
 func (bl Blob) IsSeparate() bool { return bl.Features&disk.BlobSeparate != 0 }
 
+// isOwnLayer reports whether this is the entry of a reference in the bootstrap
+// of the layer itself, which does not know its own digest.
+func (bl Blob) isOwnLayer() bool {
+	return bl.Features&disk.BlobInlinedMeta != 0 && bl.MetaDigest == [32]byte{} && bl.MetaSize == 0
+}
+
 // IsBatch reports whether small chunks are compressed together.
 func (bl Blob) IsBatch() bool { return bl.Features&disk.BlobBatch != 0 }
 
@@ -57,6 +65,8 @@ func (bl Blob) DataSize() uint64 {
 	switch {
 	case bl.v5 && bl.Features&disk.BlobHasTarHeader != 0:
 		return bl.CompressedSize - disk.TarHeaderSize
+	case bl.Features&disk.BlobChunkDict != 0:
+		return max(bl.CompressedSize, bl.CIOff)
 	case bl.v5 || bl.Features&disk.BlobSeparate != 0 || bl.Features&disk.BlobCapTarTOC == 0:
 		return bl.CompressedSize
 	case bl.Features&disk.BlobHasTarHeader != 0:
@@ -152,12 +162,16 @@ func (b *Bootstrap) blob(i int, off int64, e *disk.BlobEntry) (Blob, error) {
 		return not("ci_compressor", 108, "%s", Compressor(e.CICompressor))
 	case f&disk.BlobIncompatible&^disk.BlobIncompatibleKnown != 0 || f&disk.BlobInternal != 0:
 		return not("features", 84, "unknown bits in %#x", f)
-	case f&(disk.BlobTarfs|disk.BlobEncrypted|disk.BlobChunkDict|disk.BlobExternal) != 0 || e.CipherAlgo != 0:
-		return not("features", 84, "%#x: tarfs, encrypted, generated or external blob", f)
+	case f&(disk.BlobTarfs|disk.BlobExternal) != 0:
+		return not("features", 84, "%#x: tarfs or external blob", f)
+	case e.CipherAlgo > disk.CipherAES128XTS || (e.CipherAlgo != disk.CipherNone) != (f&disk.BlobEncrypted != 0):
+		return not("cipher_algo", 216, "%d with features %#x", e.CipherAlgo, f)
+	case f&disk.BlobEncrypted != 0 && f&(disk.BlobZran|disk.BlobSeparate) != 0:
+		return not("features", 84, "%#x: an encrypted blob with data elsewhere", f)
 	case f&disk.BlobAligned == 0:
 		return bad("features", 84, "%#x: chunks are not aligned", f)
-	case f&(disk.BlobBatch|disk.BlobZran) != 0 && f&disk.BlobChunkInfoV2 == 0:
-		return bad("features", 84, "%#x: batches or zran without chunk infos of version 2", f)
+	case f&(disk.BlobBatch|disk.BlobZran|disk.BlobEncrypted) != 0 && f&disk.BlobChunkInfoV2 == 0:
+		return bad("features", 84, "%#x: batches, zran or encryption without chunk infos of version 2", f)
 	case f&disk.BlobBatch != 0 && f&disk.BlobZran != 0:
 		return bad("features", 84, "%#x: both batches and zran", f)
 	case e.CompressedSize > maxBlobCompressed:
@@ -166,6 +180,11 @@ func (b *Bootstrap) blob(i int, off int64, e *disk.BlobEntry) (Blob, error) {
 		return bad("uncompressed_size", 96, "%d is above the limit or not aligned", e.UncompressedSize)
 	case e.CIOff > maxBlobCompressed:
 		return bad("ci_offset", 112, "%d is above the limit", e.CIOff)
+	case e.CISize > maxCISize:
+		return bad("ci_uncompressed_size", 128, "%d is above the limit of %d", e.CISize, maxCISize)
+	case e.CICompressedSize > maxCISize:
+		return bad("ci_compressed_size", 120, "%d is above the limit of %d", e.CICompressedSize, maxCISize)
+	case f&disk.BlobChunkDict != 0: // made up from chunks of other blobs, whose infos lie there
 	case e.CICompressedSize > e.CISize || e.CICompressedSize == 0:
 		return bad("ci_compressed_size", 120, "%d for %d bytes", e.CICompressedSize, e.CISize)
 	case f&disk.BlobChunkInfoV2 == 0 && e.CISize != count*disk.ChunkInfoV1Size:
@@ -173,18 +192,21 @@ func (b *Bootstrap) blob(i int, off int64, e *disk.BlobEntry) (Blob, error) {
 	case f&disk.BlobChunkInfoV2 != 0 && f&(disk.BlobBatch|disk.BlobZran) == 0 && e.CISize != count*disk.ChunkInfoV2Size,
 		f&disk.BlobChunkInfoV2 != 0 && e.CISize < count*disk.ChunkInfoV2Size:
 		return bad("ci_uncompressed_size", 128, "%d bytes for %d chunks", e.CISize, count)
-	case e.CISize > maxCISize:
-		return bad("ci_uncompressed_size", 128, "%d is above the limit of %d", e.CISize, maxCISize)
-	case f&disk.BlobHasTarHeader != 0 && f&disk.BlobSeparate == 0 && e.CIOff < disk.TarHeaderSize:
+	}
+	if f&disk.BlobHasTarHeader != 0 && f&disk.BlobSeparate == 0 && e.CIOff < disk.TarHeaderSize {
 		return bad("ci_offset", 112, "%d leaves no room for data", e.CIOff)
 	}
-	return Blob{
+	bl := Blob{
 		Index: e.Index, ID: id, ChunkCount: e.ChunkCount, ChunkSize: e.ChunkSize,
 		Compressor: Compressor(e.Compressor), Digester: Digester(e.Digester), Features: f,
 		CompressedSize: e.CompressedSize, UncompressedSize: e.UncompressedSize,
 		CIOff: e.CIOff, CICompressedSize: e.CICompressedSize, CISize: e.CISize, CICompressor: Compressor(e.CICompressor),
 		TOCSize: e.TOCSize, TOCDigest: e.TOCDigest, MetaDigest: e.MetaDigest, MetaSize: e.MetaSize,
-	}, nil
+	}
+	if f&disk.BlobEncrypted != 0 {
+		bl.cipher, bl.MetaDigest, bl.MetaSize = newBlobCipher(e), [32]byte{}, 0
+	}
+	return bl, nil
 }
 
 // checkBlobID says what is wrong with an id, "" if nothing. Stores make paths

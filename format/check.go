@@ -177,22 +177,20 @@ func (c *checker) layout() error {
 			return err
 		}
 	}
-	if b.ext.Flags&(disk.FlagEncryptNone|disk.FlagEncryptAES) == 0 {
-		if err := c.violation("extended superblock", "flags", disk.ExtSuperblockOff, "%#x does not name one cipher", b.ext.Flags); err != nil {
-			return err
-		}
-	}
 	c.report.Blobs = uint64(len(b.blobs))
 	end := b.size
 	inlined := true
 	for i, bl := range b.blobs {
 		off := int64(disk.DeviceSlotsOff + i*disk.DeviceSlotSize + 68)
-		if bl.MappedOff < end {
+		// Builders before 2.3 leave out where devices are mapped.
+		if bl.MappedOff < end && bl.MappedOff != 0 {
 			if err := c.violation("device slot", "mapped_blkaddr", off, "blob %d at byte %d begins before byte %d", i, bl.MappedOff, end); err != nil {
 				return err
 			}
 		}
-		end = bl.MappedOff + int64(bl.UncompressedSize)
+		if bl.MappedOff != 0 {
+			end = bl.MappedOff + int64(bl.UncompressedSize)
+		}
 		inlined = inlined && bl.Features&disk.BlobInlinedDigests != 0
 		if bl.Features&disk.BlobSeparate == 0 && bl.Features&disk.BlobCapTarTOC != 0 && bl.DataSize() > bl.CompressedSize {
 			if err := c.violation("blob table", "compressed_size", -1, "%d of blob %d, but chunks take %d", bl.CompressedSize, i, bl.DataSize()); err != nil {

@@ -189,9 +189,9 @@ func (b *Bootstrap) chunk(r *disk.ChunkRecord, off int64) (Chunk, error) {
 	switch {
 	case r.Flags&^disk.RecordKnown != 0:
 		return bad("flags", 36, "unknown bits in %#x", r.Flags)
-	case r.Flags&(disk.RecordHole|disk.RecordEncrypted) != 0 || b.v5 != nil && r.Flags&disk.RecordBatch != 0:
-		return Chunk{}, unsupported("chunk table", "flags", off+36, "%#x: hole, encrypted chunk or batch of RAFS v5", r.Flags)
-	case r.Index >= bl.ChunkCount:
+	case r.Flags&disk.RecordHole != 0 || r.Flags&disk.RecordEncrypted != 0 && bl.cipher == nil || b.v5 != nil && r.Flags&disk.RecordBatch != 0:
+		return Chunk{}, unsupported("chunk table", "flags", off+36, "%#x: hole, encrypted chunk of a plain blob or batch of RAFS v5", r.Flags)
+	case r.Index >= bl.ChunkCount && bl.Features&disk.BlobChunkDict == 0:
 		return bad("index", 72, "%d of %d chunks of blob %d", r.Index, bl.ChunkCount, r.BlobIndex)
 	case r.UncompressedSize == 0 || r.UncompressedSize > b.ext.ChunkSize:
 		return bad("uncompressed_size", 44, "%d is not within 1 to %d", r.UncompressedSize, b.ext.ChunkSize)
@@ -210,13 +210,13 @@ func (b *Bootstrap) chunk(r *disk.ChunkRecord, off int64) (Chunk, error) {
 }
 
 // checkStored says what is wrong with the stored form of a chunk that is a
-// unit of its own, "" if nothing.
+// unit of its own, "" if nothing. Encrypted ones may have grown.
 func checkStored(bl *Blob, off uint64, size, inflated uint32, compressed bool) string {
 	data := bl.DataSize()
 	switch {
 	case size == 0 || off > data || uint64(size) > data-off:
 		return "the stored chunk does not lie in the blob's data"
-	case !compressed && size != inflated:
+	case !compressed && size != inflated && bl.cipher == nil:
 		return "stored as it is, but the sizes differ"
 	}
 	return ""

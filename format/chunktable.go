@@ -45,12 +45,22 @@ func ReadChunkTable(blob io.ReaderAt, size int64, bl Blob) (*ChunkTable, error) 
 		}
 		return nil, fmt.Errorf("read chunk infos of blob %s: %w", bl.ID, err)
 	}
+	packed, header := stored[:bl.CICompressedSize], stored[bl.CICompressedSize:]
+	if bl.cipher != nil {
+		var err error
+		if header, err = bl.cipher.decrypt(header); err == nil {
+			packed, err = bl.cipher.decrypt(packed)
+		}
+		if err != nil {
+			return nil, &Error{Structure: "chunk infos", Offset: int64(bl.CIOff), Err: ErrCorrupt, Cause: err}
+		}
+	}
 	var h disk.BlobHeader
-	h.Decode(stored[bl.CICompressedSize:])
+	h.Decode(header)
 	if err := checkHeader(&h, bl, int64(bl.CIOff+bl.CICompressedSize)); err != nil {
 		return nil, err
 	}
-	infos, err := inflateInfos(stored[:bl.CICompressedSize], bl.CISize, Compressor(h.CICompressor), int64(bl.CIOff))
+	infos, err := inflateInfos(packed, bl.CISize, Compressor(h.CICompressor), int64(bl.CIOff))
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@
 // that the bootstrap has. Whether the bootstrap itself is the right one is
 // the caller's matter: by the digest of the layer that brought it.
 //
-// Not read: tarfs images, encrypted blobs, external blobs.
+// Not read: tarfs images, external blobs, references to eStargz layers.
 //
 // # Writing
 //

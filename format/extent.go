@@ -17,9 +17,10 @@ type Extent struct {
 	InflatedSize int64 // of the whole unit, in bytes
 	Skip         int64 // where the chunk begins in the inflated unit, in bytes
 
-	codec Compressor
-	zran  *zranUnit
-	bl    *Blob
+	codec  Compressor
+	zran   *zranUnit
+	cipher *blobCipher
+	bl     *Blob
 }
 
 // maxUnit limits the inflated size of a unit in bytes: contexts of zran may
@@ -68,8 +69,8 @@ func (b *Bootstrap) Extent(c Chunk, t *ChunkTable) (Extent, error) {
 			x.UncompressedSize, x.UncompressedOff, c.UncompressedSize, c.UncompressedOff)
 	case x.Flags&^disk.InfoKnown != 0:
 		return bad("flags", "unknown bits in %#x", x.Flags)
-	case x.Flags&disk.InfoEncrypted != 0:
-		return Extent{}, unsupported("chunk info", "flags", t.infoPos(c.Index), "encrypted chunk")
+	case x.Flags&disk.InfoEncrypted != 0 && bl.cipher == nil:
+		return bad("flags", "%#x in a blob that is not encrypted", x.Flags)
 	case x.Flags&disk.InfoBatch != 0 && bl.IsBatch():
 		return b.batchExtent(c, t, x, bad)
 	case x.Flags&disk.InfoZran != 0 && bl.IsZran():
@@ -86,10 +87,18 @@ func (b *Bootstrap) Extent(c Chunk, t *ChunkTable) (Extent, error) {
 			x.CompressedSize, x.CompressedOff, c.compressedSize, c.compressedOff)
 	}
 	e := Extent{Off: int64(x.CompressedOff), Size: int64(x.CompressedSize), InflatedSize: int64(x.UncompressedSize), bl: bl}
-	if compressed {
-		e.codec = bl.Compressor
-	}
+	e.setCodec(compressed, x.Flags)
 	return e, nil
+}
+
+// setCodec tells how to inflate the unit of a chunk with these info flags.
+func (e *Extent) setCodec(compressed bool, flags uint8) {
+	if compressed {
+		e.codec = e.bl.Compressor
+	}
+	if flags&disk.InfoEncrypted != 0 {
+		e.cipher = e.bl.cipher
+	}
 }
 
 // batchExtent is Extent for a member of a batch.
@@ -112,9 +121,7 @@ func (b *Bootstrap) batchExtent(c Chunk, t *ChunkTable, x disk.ChunkInfoV2, bad 
 		return bad("compressed_offset", "batch %d: %s", batch, s)
 	}
 	e := Extent{Off: int64(x.CompressedOff), Size: int64(ctx.CompressedSize), InflatedSize: int64(ctx.UncompressedSize), Skip: int64(skip), bl: bl}
-	if compressed {
-		e.codec = bl.Compressor
-	}
+	e.setCodec(compressed, x.Flags)
 	return e, nil
 }
 
@@ -130,9 +137,12 @@ func (e Extent) Inflate(dst, stored []byte) ([]byte, error) {
 	}
 	dst = dst[:e.InflatedSize]
 	var err error
-	if e.zran != nil {
+	switch {
+	case e.zran != nil:
 		err = e.zran.inflate(dst, stored)
-	} else {
+	case e.cipher != nil:
+		err = e.cipher.decodeEncrypted(dst, stored, e.codec)
+	default:
 		err = e.codec.decode(dst, stored)
 	}
 	if err != nil {

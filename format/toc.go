@@ -49,6 +49,19 @@ func IsLayerBlob(tail []byte) bool {
 // ReadLayerBlob finds the parts of a layer blob by its table of contents, or
 // where there is none, by the tar headers behind the parts.
 func ReadLayerBlob(r io.ReaderAt, size int64) (*LayerBlob, error) {
+	l, err := readParts(r, size)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := l.parts[disk.NameBootstrap]; !ok {
+		return nil, corrupt("layer blob", "", size, "no part %s", disk.NameBootstrap)
+	}
+	return l, nil
+}
+
+// readParts is ReadLayerBlob for any blob with parts: one whose bootstrap is a
+// file of its own has none of it.
+func readParts(r io.ReaderAt, size int64) (*LayerBlob, error) {
 	l := &LayerBlob{r: r, size: size, parts: map[string]disk.TOCEntry{}}
 	h, err := l.tarHeader(size)
 	if err != nil {
@@ -61,9 +74,6 @@ func ReadLayerBlob(r io.ReaderAt, size int64) (*LayerBlob, error) {
 	}
 	if err != nil {
 		return nil, err
-	}
-	if _, ok := l.parts[disk.NameBootstrap]; !ok {
-		return nil, corrupt("layer blob", "", size, "no part %s", disk.NameBootstrap)
 	}
 	_, l.HasData = l.parts[disk.NameBlobMeta]
 	if _, ok := l.parts[disk.NameBlobData]; ok {
@@ -106,6 +116,9 @@ func (l *LayerBlob) readTOC(h disk.TarHeader) error {
 		var e disk.TOCEntry
 		e.Decode(p[at:])
 		name := disk.CString(e.Name[:])
+		if name == disk.NameBlobData && (e.Off > uint64(begin) || e.Size > uint64(begin)-e.Off) {
+			continue // of a reference: the data is elsewhere, and builders before 2.3 say so like this
+		}
 		bad := func(field string, pos int64, detail string, args ...any) error {
 			return corrupt("table of contents", field, begin+at+pos, detail, args...)
 		}

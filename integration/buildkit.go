@@ -108,9 +108,16 @@ func (b *BuildKit) Ctl(t TB, args ...string) string {
 // TryCtl is Ctl for commands that may fail.
 func (b *BuildKit) TryCtl(t TB, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.Command(b.env.Buildctl(t), append([]string{"--addr", b.Addr}, args...)...)
-	stdout, stderr, err := tryCommand(5*time.Minute, cmd)
+	stdout, stderr, err := tryCommand(5*time.Minute, b.Command(t, args...))
 	return stdout + stderr, err
+}
+
+// Command is a buildctl command that talks to this daemon.
+func (b *BuildKit) Command(t TB, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(b.env.Buildctl(t), args...)
+	cmd.Env = append(os.Environ(), "BUILDKIT_HOST="+b.Addr)
+	return cmd
 }
 
 // Build builds the Dockerfile in dir and sends it to output, as buildctl's flag has it.

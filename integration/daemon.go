@@ -27,6 +27,7 @@ type DaemonOptions struct {
 // Daemon is a throw-away dockerd with its own data root, containerd and socket.
 type Daemon struct {
 	Root string // data root
+	Etc  string // what the plugin takes for /etc/docker
 	Sock string
 	Log  string // file with all that dockerd wrote
 
@@ -60,6 +61,7 @@ func (e *Env) StartDaemon(t TB, o DaemonOptions) *Daemon {
 	d := &Daemon{env: e, o: o, exec: filepath.Join(e.Run, o.Name), Root: e.Path(t, o.Name, "root")}
 	d.Sock = filepath.Join(e.Run, o.Name+".sock")
 	d.Log = e.Path(t, o.Name, "log")
+	d.Etc = filepath.Dir(e.Path(t, o.Name, "etc", "certs.d"))
 	if err := os.WriteFile(e.Path(t, o.Name, "daemon.json"), []byte("{}"), 0o644); err != nil {
 		t.Fatalf("dockerd: %v", err)
 	}

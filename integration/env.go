@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -41,11 +42,7 @@ type Env struct {
 // New makes an empty Env whose servers and files are gone when t ends.
 func New(t TB) *Env {
 	t.Helper()
-	base := os.Getenv("LIGHTER_TEST_TMP")
-	if base == "" {
-		base = "/var/tmp" // a disk: /tmp may be a tmpfs, which is no place for a data root
-	}
-	dir, err := os.MkdirTemp(base, "lighter-test-")
+	dir, err := os.MkdirTemp(tempBase(), "lighter-test-")
 	if err != nil {
 		t.Fatalf("environment: %v", err)
 	}
@@ -100,30 +97,68 @@ func CacheDir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// Binary builds a main package, once per Env, and returns its path. One whose
-// name has no host is of this module.
+// Binary builds a main package, once per process, and returns its path. One
+// whose name has no host is of this module.
 func (e *Env) Binary(t TB, pkg string) string {
 	t.Helper()
-	if p := e.bins[pkg]; p != "" {
-		return p
-	}
-	root, err := RepoRoot()
+	path, err := built.binary(pkg)
 	if err != nil {
 		t.Fatalf("build %s: %v", pkg, err)
 	}
-	out := e.Path(t, "bin", filepath.Base(pkg))
-	target := pkg
+	return path
+}
+
+// built holds the programs that this process has built.
+var built binaries
+
+type binaries struct {
+	mu    sync.Mutex
+	dir   string // swept by a janitor when the process ends
+	stop  func() // holds the janitor's pipe open; never called
+	paths map[string]string
+}
+
+func (b *binaries) binary(pkg string) (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.paths[pkg]; p != "" {
+		return p, nil
+	}
+	if b.dir == "" {
+		dir, err := os.MkdirTemp(tempBase(), "lighter-test-bin-")
+		if err != nil {
+			return "", err
+		}
+		stop, err := startJanitor(dir)
+		if err != nil {
+			return "", err
+		}
+		b.dir, b.stop, b.paths = dir, stop, map[string]string{}
+	}
+	root, err := RepoRoot()
+	if err != nil {
+		return "", err
+	}
+	out, target := filepath.Join(b.dir, filepath.Base(pkg)), pkg
 	if host, _, _ := strings.Cut(pkg, "/"); !strings.Contains(host, ".") {
 		target = "./" + pkg
 	}
 	cmd := exec.Command("go", "build", "-trimpath", "-o", out, target)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", pkg, err, b)
+	if raw, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, raw)
 	}
-	e.bins[pkg] = out
-	return out
+	b.paths[pkg] = out
+	return out, nil
+}
+
+// tempBase is a directory on a disk: /tmp may be a tmpfs, which is no place for a data root.
+func tempBase() string {
+	if base := os.Getenv("LIGHTER_TEST_TMP"); base != "" {
+		return base
+	}
+	return "/var/tmp"
 }
 
 // Lighter runs the command-line tool and returns its standard output.

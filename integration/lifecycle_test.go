@@ -26,7 +26,7 @@ func TestPluginLifecycle(t *testing.T) {
 
 	d := e.StartDaemon(t, DaemonOptions{Name: "d"})
 	d.Docker(t, "plugin", "install", "--grant-all-permissions", "--disable", "--alias", PluginName, v1,
-		"docker-image.source="+d.Root+"/image", "LIGHTER_READ_TIMEOUT=20s")
+		"docker-image.source="+d.Root+"/image", "docker-etc.source="+d.Etc, "LIGHTER_READ_TIMEOUT=20s")
 	d.Docker(t, "plugin", "enable", PluginName)
 	d.Restart(t, PluginName)
 	d.Docker(t, "pull", "-q", ref)
@@ -70,7 +70,7 @@ func TestPluginLifecycle(t *testing.T) {
 	d.Docker(t, "stop", "-t", "1", id)
 	d.Docker(t, "plugin", "disable", "-f", PluginName)
 	d.Docker(t, "plugin", "upgrade", "--grant-all-permissions", "--skip-remote-check", PluginName, v2)
-	d.Docker(t, "plugin", "set", PluginName, "docker-image.source="+d.Root+"/image") // Docker forgets it, though it shows it
+	d.Docker(t, "plugin", "set", PluginName, "docker-image.source="+d.Root+"/image", "docker-etc.source="+d.Etc) // Docker forgets it, though it shows it
 	d.Docker(t, "plugin", "enable", PluginName)
 	works("upgraded")
 	d.Docker(t, "stop", "-t", "1", id)

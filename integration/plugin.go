@@ -51,7 +51,7 @@ func (d *Daemon) InstallPlugin(t TB, settings ...string) {
 func (d *Daemon) CreatePlugin(t TB, name string, settings ...string) {
 	t.Helper()
 	d.Docker(t, "plugin", "create", name, d.env.PluginDir(t))
-	settings = append([]string{"docker-image.source=" + d.Root + "/image", "LIGHTER_LOG_LEVEL=debug"}, settings...)
+	settings = append([]string{"docker-image.source=" + d.Root + "/image", "docker-etc.source=" + d.Etc, "LIGHTER_LOG_LEVEL=debug"}, settings...)
 	d.Docker(t, append([]string{"plugin", "set", name}, settings...)...)
 }
 

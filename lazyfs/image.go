@@ -112,6 +112,16 @@ func (im *Image) Complete() bool {
 	return true
 }
 
+// Cold says that the cache holds no chunk of the image.
+func (im *Image) Cold() bool {
+	for _, b := range im.blobs {
+		if f := b.cached(); f != nil && f.ReadyCount() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Missing asks the opener once for each blob that is not complete in the
 // cache, and returns the ids of those that the store surely lacks. Blobs about
 // which the opener could say nothing are in err, by the reason why; both

@@ -47,7 +47,10 @@ func runDriver(log *slog.Logger) error {
 		return err
 	}
 	failed := make(chan error, 2)
-	r := &replumb{file: dialsFile, dir: dataDir, need: failed, log: log, fresh: map[net.Conn]bool{}}
+	r := &replumb{file: dialsFile, user: daemonFile, dir: dataDir, need: failed, log: log, fresh: map[net.Conn]bool{}}
+	if err := r.begin(); err != nil {
+		return fmt.Errorf("counting daemons: %w", err)
+	}
 	srv := &http.Server{Handler: r.handler(graphdriver.Handler(d)), ConnState: r.state}
 	go func() { failed <- srv.Serve(docker) }()
 	log.Info("serving Docker", "version", version)

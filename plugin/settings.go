@@ -23,6 +23,7 @@ const (
 
 	dockerImageDir   = "/run/lighter/docker-image"
 	dockerConfigFile = "/run/lighter/docker-config.json"
+	dockerEtcDir     = "/run/lighter/docker-etc"
 )
 
 // settings are what `docker plugin set` can change; docs/plugin.md explains them.

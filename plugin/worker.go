@@ -86,7 +86,7 @@ func newWorker(s settings, k *keeper.Client, log *slog.Logger) (*worker, error) 
 		}
 		keychain = authn.NewMultiKeychain(given, keychain)
 	}
-	w.registry = backend.NewRegistry(backend.RegistryOptions{Keychain: keychain, PlainHTTP: s.usesPlainHTTP, Logger: log})
+	w.registry = backend.NewRegistry(backend.RegistryOptions{Keychain: keychain, PlainHTTP: s.usesPlainHTTP, CertsDir: dockerEtcDir + "/certs.d", Logger: log})
 	// The kernel asks twice for what does not come: when it reads ahead, and for the page itself.
 	store, err := lazyfs.NewStore(cacheDir, lazyfs.StoreOptions{ReadTimeout: s.readTimeout / 2, CacheLimit: s.cacheLimit, Lock: k.Listener(cacheLock), Logger: log})
 	if err != nil {

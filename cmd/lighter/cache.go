@@ -30,12 +30,7 @@ func newCacheDu() *cobra.Command {
 		Example: "  lighter cache du",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			raw, err := c.ask(cmd.Context(), http.MethodGet, "/v1/status")
-			if err != nil {
-				return err
-			}
-			var s status
-			return c.show(cmd, raw, &s, func(w io.Writer) { printUsage(w, &s.Cache) })
+			return c.showStatus(cmd, func(w io.Writer, s *status) { printUsage(w, &s.Cache) })
 		},
 	}
 	c.flags(cmd)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,28 +20,33 @@ import (
 
 type checkFlags struct {
 	places
-	bootstrap, blobs string
-	metadataOnly     bool
-	json             bool
-	progress         string
+	metadataOnly bool
+	json         bool
+	progress     string
+	against      string
 }
 
 func newCheck() *cobra.Command {
 	var f checkFlags
 	cmd := &cobra.Command{
-		Use:   "check IMAGE | --bootstrap FILE [--blobs DIR]",
+		Use:   "check IMAGE [--against SOURCE] | --bootstrap FILE [--blobs DIR]",
 		Short: "Verify every structure and every digest of an image",
 		Long: `Verify every structure and every digest of an image.
 
 A layout or OCI archive named without a tag is checked whole, with all its files.
+With --against, the image is also compared with the ordinary image that it was made
+of: manifest, config, every entry and every byte; all layers of that are fetched.
 A bare bootstrap has no digest to be trusted by; its structures and, with --blobs,
 all chunks are checked.`,
 		Example: `  lighter check registry.example/app:1-nydus
   lighter check oci:/images/app
+  lighter check registry.example/app:1-nydus --against registry.example/app:1
   lighter check --bootstrap app.boot --blobs /var/lib/blobs`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
+			case f.bootstrap != "" && f.against != "":
+				return usagef("--against goes with an image")
 			case f.bootstrap == "" && f.blobs != "":
 				return usagef("--blobs goes with --bootstrap")
 			case f.bootstrap == "" && len(args) == 0:
@@ -55,8 +61,8 @@ all chunks are checked.`,
 	}
 	f.flags(cmd)
 	f.platformFlag(cmd)
-	cmd.Flags().StringVar(&f.bootstrap, "bootstrap", "", "a bare bootstrap")
-	cmd.Flags().StringVar(&f.blobs, "blobs", "", "directory of its blobs, named by id")
+	f.bareFlags(cmd)
+	cmd.Flags().StringVar(&f.against, "against", "", "the ordinary image that it was made of")
 	cmd.Flags().BoolVar(&f.metadataOnly, "metadata-only", false, "leave the data unread")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print the report as JSON")
 	cmd.Flags().StringVar(&f.progress, "progress", "auto", "auto, plain or json")
@@ -89,8 +95,36 @@ func (f *checkFlags) image(cmd *cobra.Command, name string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	if f.against != "" {
+		if err := f.compare(cmd.Context(), name, rep); err != nil {
+			return err
+		}
+	}
 	show.close()
 	return f.report(cmd.OutOrStdout(), name, rep)
+}
+
+// compare adds what the comparison with the source finds to the report.
+func (f *checkFlags) compare(ctx context.Context, name string, rep *convert.CheckReport) error {
+	im, err := f.sideOf(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer im.close()
+	source, err := f.sideOf(ctx, f.against)
+	if err != nil {
+		return err
+	}
+	defer source.close()
+	a, problems, err := convert.CheckAgainst(ctx, im.image, source.image, im.dir)
+	if err != nil {
+		return fmt.Errorf("%s against %s: %w", name, f.against, err)
+	}
+	rep.Against = a
+	for _, p := range problems {
+		rep.Problems = append(rep.Problems, "against "+f.against+": "+p)
+	}
+	return nil
 }
 
 func (f *checkFlags) report(w io.Writer, name string, rep *convert.CheckReport) error {
@@ -111,6 +145,9 @@ func (f *checkFlags) report(w io.Writer, name string, rep *convert.CheckReport) 
 	}
 	if !f.json {
 		fmt.Fprintf(w, "ok: %d blobs (%s) fit their digests\n", rep.Blobs, bytesText(rep.Bytes))
+		if rep.Against != nil {
+			fmt.Fprintf(w, "ok: %d entries are those of %s\n", rep.Against.Entries, f.against)
+		}
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type convertFlags struct {
 	places
 	compressor, digester, chunkSize, index, suffix, progress, prefetch string
 	level, jobs                                                        int
-	all, json                                                          bool
+	all, json, keepTar                                                 bool
 	platforms                                                          []string
 }
 
@@ -56,13 +56,14 @@ conversion left under the target's tag are not converted again.`,
 	fl.BoolVar(&f.all, "all-platforms", false, "convert every platform of the source")
 	fl.IntVar(&f.jobs, "jobs", 0, "layers at a time (0: one per CPU, at most 4)")
 	fl.StringVar(&f.progress, "progress", "auto", "auto, plain or json")
+	fl.BoolVar(&f.keepTar, "keep-tar", false, "keep what gives the layers' very bytes again (lighter export --image)")
 	fl.BoolVar(&f.json, "json", false, "print the result as JSON")
 	return cmd
 }
 
 // options turns flags into conversion options; all mistakes are usage errors.
 func (f *convertFlags) options(stdin io.Reader) (convert.Options, error) {
-	o := convert.Options{AllPlatforms: f.all, Jobs: f.jobs, WorkDir: f.workDir}
+	o := convert.Options{AllPlatforms: f.all, Jobs: f.jobs, KeepTar: f.keepTar, WorkDir: f.workDir}
 	c, err := format.ParseCompressor(f.compressor)
 	if err != nil || c == format.Gzip {
 		return o, usagef("compressor %q is none of zstd, lz4_block, none", f.compressor)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lighter/convert"
+	"lighter/format"
 )
 
 // inspected is what inspect tells of an image; sizes in bytes.
@@ -55,20 +56,20 @@ func newInspect() *cobra.Command {
 	var p places
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "inspect IMAGE",
+		Use:     "inspect IMAGE | --bootstrap FILE",
 		Short:   "What an image is: manifest, blobs, sizes, compressors, counts",
 		Example: "  lighter inspect registry.example/app:1-nydus",
-		Args:    usageArgs(cobra.ExactArgs(1)),
+		Args:    p.imageArgs(0, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := p.view(cmd.Context(), args[0])
+			name, _ := p.split(args)
+			v, err := p.view(cmd.Context(), name)
 			var in *inspected
 			switch {
 			case err == nil:
 				defer v.close()
-				in = describe(args[0], v.image)
-				in.FS, in.Repository = describeFS(v.opened), v.opened.Unpacked.Origin
+				in = v.describe(name)
 			case errors.Is(err, convert.ErrOrdinary):
-				if in, err = p.ordinary(cmd, args[0]); err != nil {
+				if in, err = p.ordinary(cmd, name); err != nil {
 					return err
 				}
 			default:
@@ -83,6 +84,7 @@ func newInspect() *cobra.Command {
 	}
 	p.flags(cmd)
 	p.platformFlag(cmd)
+	p.bareFlags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd
 }
@@ -104,6 +106,15 @@ func (p *places) ordinary(cmd *cobra.Command, name string) (*inspected, error) {
 	return describe(name, im), nil
 }
 
+func (v *view) describe(name string) *inspected {
+	if v.image == nil {
+		return &inspected{Image: name, Kind: convert.KindBoot, FS: describeFS(v.boot)}
+	}
+	in := describe(name, v.image)
+	in.FS, in.Repository = describeFS(v.boot), v.opened.Unpacked.Origin
+	return in
+}
+
 func describe(name string, im *convert.Image) *inspected {
 	in := &inspected{Image: name, Kind: im.Kind, Digest: im.Manifest.Digest.String(), Root: im.Root.Digest.String(), Platform: im.Platform.String()}
 	for _, d := range im.Spec.Layers {
@@ -113,17 +124,25 @@ func describe(name string, im *convert.Image) *inspected {
 	return in
 }
 
-func describeFS(o *convert.Opened) *inspectedFS {
-	info := o.Bootstrap.Info()
+func describeFS(b *format.Bootstrap) *inspectedFS {
+	info := b.Info()
 	f := &inspectedFS{Version: info.Version, ChunkSize: info.ChunkSize, Compressor: info.Compressor.String(), Digester: info.Digester.String(), Inodes: info.Inodes, Bootstrap: info.Size}
-	for _, b := range o.Bootstrap.Blobs() {
-		f.Blobs = append(f.Blobs, inspectedBlob{b.ID, b.Compressor.String(), b.ChunkCount, fmt.Sprintf("%#x", b.Features), b.CompressedSize, b.UncompressedSize})
+	for _, bl := range b.Blobs() {
+		f.Blobs = append(f.Blobs, inspectedBlob{bl.ID, bl.Compressor.String(), bl.ChunkCount, fmt.Sprintf("%#x", bl.Features), bl.CompressedSize, bl.UncompressedSize})
 	}
 	return f
 }
 
 func (in *inspected) print(w io.Writer) {
-	fmt.Fprintf(w, "%s\n  kind      %s\n  manifest  %s\n", in.Image, in.Kind, in.Digest)
+	fmt.Fprintf(w, "%s\n  kind      %s\n", in.Image, in.Kind)
+	if in.Digest != "" {
+		in.printManifest(w)
+	}
+	in.printFS(w)
+}
+
+func (in *inspected) printManifest(w io.Writer) {
+	fmt.Fprintf(w, "  manifest  %s\n", in.Digest)
 	if in.Root != in.Digest {
 		fmt.Fprintf(w, "  index     %s\n", in.Root)
 	}
@@ -131,6 +150,9 @@ func (in *inspected) print(w io.Writer) {
 	for _, l := range in.Layers {
 		fmt.Fprintf(w, "    %s  %9s  %s\n", shortDigest(l.Digest), bytesText(l.Size), l.MediaType)
 	}
+}
+
+func (in *inspected) printFS(w io.Writer) {
 	if in.FS == nil {
 		fmt.Fprintln(w, "  not accelerated (hint: lighter convert)")
 		return
@@ -141,6 +163,9 @@ func (in *inspected) print(w io.Writer) {
 	for _, b := range f.Blobs {
 		fmt.Fprintf(w, "    blob %s  %d chunks, %s, %s stored, %s as read, features %s\n", b.ID[:min(12, len(b.ID))], b.Chunks, b.Compressor, bytesText(int64(b.Stored)), bytesText(int64(b.Uncompressed)), b.Features)
 		stored, all = stored+b.Stored, all+b.Uncompressed
+	}
+	if len(in.Layers) == 0 {
+		return
 	}
 	if last := in.Layers[len(in.Layers)-1]; all > 0 {
 		fmt.Fprintf(w, "  savings   %s to start instead of %s; data stored in %d %% of its size\n", bytesText(last.Size), bytesText(max(in.Stored, int64(stored))), stored*100/all)

@@ -39,22 +39,23 @@ type lsEntry struct {
 func newLs() *cobra.Command {
 	var f lsFlags
 	cmd := &cobra.Command{
-		Use:     "ls IMAGE [PATH]",
+		Use:     "ls IMAGE [PATH] | --bootstrap FILE [PATH]",
 		Short:   "List a directory of an accelerated image; fetches the bootstrap only",
 		Example: "  lighter ls -l registry.example/app:1-nydus /usr/bin",
-		Args:    usageArgs(cobra.RangeArgs(1, 2)),
+		Args:    f.imageArgs(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := f.view(cmd.Context(), args[0])
+			name, rest := f.split(args)
+			v, err := f.view(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
 			defer v.close()
 			at := "/"
-			if len(args) == 2 {
-				at = path.Clean("/" + args[1])
+			if len(rest) == 1 {
+				at = path.Clean("/" + rest[0])
 			}
 			w := bufio.NewWriter(cmd.OutOrStdout())
-			if err := f.list(w, v.opened.Bootstrap, at); err != nil {
+			if err := f.list(w, v.boot, at); err != nil {
 				return err
 			}
 			return w.Flush()
@@ -62,6 +63,7 @@ func newLs() *cobra.Command {
 	}
 	f.flags(cmd)
 	f.platformFlag(cmd)
+	f.bareFlags(cmd)
 	cmd.Flags().BoolVarP(&f.long, "long", "l", false, "with mode, owner, size and time")
 	cmd.Flags().BoolVarP(&f.recursive, "recursive", "R", false, "with all below")
 	cmd.Flags().BoolVar(&f.json, "json", false, "one JSON object per line")

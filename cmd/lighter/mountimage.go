@@ -73,7 +73,7 @@ func (f *mountFlags) way(ctx context.Context, m *mountable, ref convert.Referenc
 	case ref.Kind == convert.KindRegistry && f.offline:
 		m.opener = noNetwork{}
 	case ref.Kind == convert.KindRegistry:
-		o := backend.RegistryOptions{Keychain: backend.NewKeychain()}
+		o := backend.RegistryOptions{Keychain: backend.NewKeychain(), CertsDir: certsDir}
 		if f.plainHTTP {
 			o.PlainHTTP = func(string) bool { return true }
 		}

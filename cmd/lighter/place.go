@@ -5,15 +5,20 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
 	"lighter/convert"
+	"lighter/format"
+	"lighter/lazyfs/backend"
 )
 
 // places are the flags shared by the verbs that open images.
@@ -21,6 +26,8 @@ type places struct {
 	plainHTTP bool
 	workDir   string
 	platform  string
+	bootstrap string // a bare one, in place of IMAGE
+	blobs     string
 }
 
 func (p *places) flags(cmd *cobra.Command) {
@@ -32,8 +39,40 @@ func (p *places) platformFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&p.platform, "platform", "", "os/arch[/variant] (default: this machine's)")
 }
 
+func (p *places) bareFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.bootstrap, "bootstrap", "", "a bare bootstrap, in place of IMAGE")
+	cmd.Flags().StringVar(&p.blobs, "blobs", "", "directory of its blobs, named by id")
+}
+
+// imageArgs wants IMAGE, unless there is a bare bootstrap, and low to high more arguments.
+func (p *places) imageArgs(low, high int) cobra.PositionalArgs {
+	return usageArgs(func(cmd *cobra.Command, args []string) error {
+		if p.blobs != "" && p.bootstrap == "" {
+			return errors.New("--blobs goes with --bootstrap")
+		}
+		if p.bootstrap != "" {
+			return cobra.RangeArgs(low, high)(cmd, args)
+		}
+		return cobra.RangeArgs(low+1, high+1)(cmd, args)
+	})
+}
+
+// split takes IMAGE, or the name of the bare bootstrap, off the arguments.
+func (p *places) split(args []string) (name string, rest []string) {
+	if p.bootstrap != "" {
+		return p.bootstrap, args
+	}
+	return args[0], args[1:]
+}
+
+// certsDir is where Docker looks for the certificates of registries.
+const certsDir = "/etc/docker/certs.d"
+
+// transport is for all places of a run: they share connections.
+var transport = sync.OnceValue(func() http.RoundTripper { return backend.WithCerts(certsDir, convert.NewTransport()) })
+
 func (p *places) io(jobs int) convert.IOOptions {
-	return convert.IOOptions{PlainHTTP: p.plainHTTP, WorkDir: p.workDir, Jobs: jobs}
+	return convert.IOOptions{PlainHTTP: p.plainHTTP, WorkDir: p.workDir, Jobs: jobs, Transport: transport()}
 }
 
 func (p *places) source(ctx context.Context, s string) (convert.Reference, convert.Source, error) {
@@ -60,12 +99,16 @@ func parsePlatform(s string) (*v1.Platform, error) {
 	return p, nil
 }
 
-// view is an opened Nydus image and what has to be given back after use.
+// view is an opened Nydus image and what has to be given back after use. A bare
+// bootstrap has neither image nor opened.
 type view struct {
+	boot   *format.Bootstrap
+	open   format.OpenBlob
 	image  *convert.Image
 	opened *convert.Opened
 	src    convert.Source
 	dir    string
+	ended  func()
 }
 
 func (p *places) view(ctx context.Context, name string) (_ *view, err error) {
@@ -74,6 +117,11 @@ func (p *places) view(ctx context.Context, name string) (_ *view, err error) {
 		return nil, err
 	}
 	v := &view{}
+	if p.bootstrap != "" {
+		v.boot, v.ended, err = openBootstrap(p.bootstrap)
+		v.open = blobsIn(p.blobs)
+		return v, err
+	}
 	defer func() {
 		if err != nil {
 			v.close()
@@ -91,10 +139,14 @@ func (p *places) view(ctx context.Context, name string) (_ *view, err error) {
 	if v.opened, err = v.image.Open(ctx, v.dir); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	v.boot, v.open = v.opened.Bootstrap, v.opened.OpenBlob
 	return v, nil
 }
 
 func (v *view) close() {
+	if v.ended != nil {
+		v.ended()
+	}
 	if v.opened != nil {
 		v.opened.Close()
 	}

@@ -30,16 +30,20 @@ func newStatus() *cobra.Command {
 		Example: "  lighter status\n  lighter status --json | jq .cache",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			raw, err := c.ask(cmd.Context(), http.MethodGet, "/v1/status")
-			if err != nil {
-				return err
-			}
-			var s status
-			return c.show(cmd, raw, &s, func(w io.Writer) { printStatus(w, &s) })
+			return c.showStatus(cmd, printStatus)
 		},
 	}
 	c.flags(cmd)
 	return cmd
+}
+
+func (c *control) showStatus(cmd *cobra.Command, text func(io.Writer, *status)) error {
+	raw, err := c.ask(cmd.Context(), http.MethodGet, "/v1/status")
+	if err != nil {
+		return err
+	}
+	var s status
+	return c.show(cmd, raw, &s, func(w io.Writer) { text(w, &s) })
 }
 
 func printStatus(w io.Writer, s *status) {

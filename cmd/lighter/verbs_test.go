@@ -59,6 +59,81 @@ func TestVerbs(t *testing.T) {
 	must(t, "check", copied)
 }
 
+// TestExportDiff exports an image in all forms and compares the results.
+func TestExportDiff(t *testing.T) {
+	dir := t.TempDir()
+	name := "oci:" + dir + "/x:kept"
+	must(t, "convert", "--keep-tar", golden(t, "src"), name)
+	if out := must(t, "check", name, "--against", golden(t, "src")); !strings.Contains(out, "entries are those of") {
+		t.Errorf("check --against wrote %q", out)
+	}
+	if out := must(t, "diff", name, golden(t, "src")); out != "" {
+		t.Errorf("diff wrote %q", out)
+	}
+	out, stderr, code := lighter(t, "diff", "--json", golden(t, "v6-zstd"), name)
+	if code != exitFailed || strings.Count(out, "\n") != 1 || !strings.Contains(out, `{"path":"/bin/su2","change":"changed","what":["mtime"]}`) || !strings.Contains(stderr, "differ in 1 paths") {
+		t.Errorf("diff --json wrote %q, %q and ended with %d", out, stderr, code)
+	}
+	tarFile := filepath.Join(dir, "x.tar")
+	if out := must(t, "export", name, "--tar", tarFile); !strings.Contains(out, "105 entries") {
+		t.Errorf("export --tar wrote %q", out)
+	}
+	raw, err := os.ReadFile(tarFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := must(t, "export", name, "--tar", "-"); out != string(raw) {
+		t.Error("export --tar - wrote other bytes than into a file")
+	}
+	must(t, "export", name, "--dir", filepath.Join(dir, "root"))
+	want, err := formattest.ReadListing(filepath.Join(formattest.Golden(t), "oci.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := formattest.ListDir(filepath.Join(dir, "root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := formattest.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if out := must(t, "export", name, "--image", "oci:"+dir+"/y:1"); strings.Count(out, "bytes") != 3 {
+		t.Errorf("export --image wrote %q", out)
+	}
+	must(t, "diff", "oci:"+dir+"/y:1", golden(t, "src"))
+	for _, args := range [][]string{{"export", name}, {"export", name, "--tar", "a", "--dir", "b"}, {"export", "--bootstrap", "x", "--image", "y"}, {"diff", name}, {"ls", "--blobs", "x", "y"}} {
+		if _, _, code := lighter(t, args...); code != exitUsage {
+			t.Errorf("%q ended with %d", args, code)
+		}
+	}
+}
+
+// TestBare looks into a bootstrap that is not part of an image.
+func TestBare(t *testing.T) {
+	dir := filepath.Join(formattest.Golden(t), "dir-v6-zstd")
+	at := []string{"--bootstrap", filepath.Join(dir, "bootstrap"), "--blobs", dir}
+	all := must(t, append([]string{"ls", "-R"}, at...)...)
+	if strings.Count(all, "\n") < 1000 {
+		t.Errorf("ls wrote %.200q", all)
+	}
+	if out := must(t, append([]string{"inspect"}, at...)...); !strings.Contains(out, "RAFS v6") {
+		t.Errorf("inspect wrote %q", out)
+	}
+	out := filepath.Join(t.TempDir(), "root")
+	must(t, append([]string{"export", "--dir", out}, at...)...)
+	want, err := formattest.ReadListing(filepath.Join(formattest.Golden(t), "dir.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := formattest.ListDir(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := formattest.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 func decode(t *testing.T, s string, v any) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(s), v); err != nil {

@@ -64,7 +64,7 @@ func (a *accessor) GetByBlob(ctx context.Context, d ocispecs.Descriptor, parent 
 			return nil, fmt.Errorf("accelerated image %s: %w", p.ref, err)
 		}
 		return ref, nil
-	case convert.IsDataBlob(d.MediaType, d.Annotations):
+	case convert.IsBlob(d.MediaType):
 		if parent != nil && below == nil {
 			return nil, fmt.Errorf("data blob %s lies over ordinary layers: such an image cannot be built on", d.Digest)
 		}

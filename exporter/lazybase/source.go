@@ -126,7 +126,7 @@ func (h *hiding) Writer(ctx context.Context, opts ...content.WriterOpt) (content
 			return nil, err
 		}
 	}
-	if convert.IsDataBlob(o.Desc.MediaType, o.Desc.Annotations) {
+	if convert.IsBlob(o.Desc.MediaType) {
 		h.known.add(o.Desc)
 		return nil, fmt.Errorf("data blob %s stays where it is: %w", o.Desc.Digest, errAlreadyExists)
 	}
@@ -158,7 +158,7 @@ type found struct {
 
 func (f *found) blobs() (out []ocispecs.Descriptor) {
 	for _, d := range f.full.Layers {
-		if convert.IsDataBlob(d.MediaType, d.Annotations) {
+		if convert.IsBlob(d.MediaType) {
 			out = append(out, d)
 		}
 	}

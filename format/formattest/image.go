@@ -61,6 +61,9 @@ func (im *Image) Open(bl format.Blob) (io.ReaderAt, int64, error) {
 	return bytes.NewReader(p), int64(len(p)), nil
 }
 
+// BlobOf gives the blob of one of the layers.
+func (im *Image) BlobOf(l *format.Layer) []byte { return im.Blobs[hex.EncodeToString(l.Digest[:])] }
+
 // List lists the image.
 func (im *Image) List(t *testing.T) Listing {
 	t.Helper()

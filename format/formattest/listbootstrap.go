@@ -107,7 +107,15 @@ func (l *lister) chunk(c format.Chunk) ([]byte, error) {
 		return nil, err
 	}
 	if l.b.NeedsMeta(c.BlobIndex) && l.tables[c.BlobIndex] == nil {
-		if l.tables[c.BlobIndex], err = format.ReadChunkTable(r, size, bl); err != nil {
+		side, sideSize := r, size
+		if bl.IsSeparate() {
+			meta := bl
+			meta.ID = hex.EncodeToString(bl.MetaDigest[:])
+			if side, sideSize, err = l.open(meta); err != nil {
+				return nil, err
+			}
+		}
+		if l.tables[c.BlobIndex], err = format.ReadChunkTable(side, sideSize, bl); err != nil {
 			return nil, err
 		}
 	}

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo shows what lighter is for: it starts a throw-away registry, two
-// dockerds and the plugin, pulls and runs a real image the classic and the lazy
-// way over a simulated link, prints a table, and leaves nothing behind.
+// Command demo shows what lighter is for: it starts a throw-away registry,
+// builds an image from a Dockerfile with our buildkitd, for the plugin and as an
+// ordinary one, pulls and runs both over a simulated link, with two dockerds and
+// the plugin, prints a table, and leaves nothing behind.
 package main
 
 import (
@@ -10,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"lighter/integration"
 	"lighter/integration/link"
@@ -53,15 +56,44 @@ func main() {
 	s.leave(0)
 }
 
+// dockerfile is a program over a large base image.
+const dockerfile = `FROM BASE
+COPY version.py /srv/
+RUN python3 -m compileall -q /srv
+CMD ["python3", "/srv/version.py"]
+`
+
+const program = "import numpy\nprint('numpy', numpy.__version__)\n"
+
+func say(format string, args ...any) { fmt.Printf("— "+format+"\n", args...) }
+
+// build makes the image from a Dockerfile, for the plugin and as an ordinary one.
+func build(s *stage, e *integration.Env) {
+	dir := filepath.Dir(e.Path(s, "app", "Dockerfile"))
+	text := strings.ReplaceAll(dockerfile, "BASE", e.Registry.Ref(integration.Big))
+	for name, content := range map[string]string{"Dockerfile": text, "version.py": program} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			s.Fatalf("%v", err)
+		}
+	}
+	say("starting our buildkitd; the Dockerfile:\n  %s", strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  "))
+	b := e.StartBuildKit(s)
+	for _, o := range []string{":nydus,push=true,compression=nydus,oci-mediatypes=true", ":classic,push=true"} {
+		output := "type=image,name=" + e.Registry.Host + "/app" + o
+		say("$ buildctl build --frontend=dockerfile.v0 --local context=. --local dockerfile=. --output %s", output)
+		start := time.Now()
+		b.Build(s, dir, output)
+		say("built and pushed in %.1f s", time.Since(start).Seconds())
+	}
+	b.Stop(s)
+}
+
 func run(s *stage) {
 	e := integration.New(s)
-	say := func(format string, args ...any) { fmt.Printf("— "+format+"\n", args...) }
-	say("starting a registry; the image: Debian, Python, numpy, compilers")
+	say("starting a registry; the base image: Debian, Python, numpy, compilers")
 	e.StartRegistry(s)
-	e.Push(s, integration.Big, integration.Tiny)
-	plain, lazy := e.Registry.Ref(integration.Big), e.Registry.Ref(integration.Big+":lazy")
-	say("$ lighter convert %s %s", plain, lazy)
-	e.Lighter(s, "convert", plain, lazy)
+	e.Push(s, integration.Big)
+	build(s, e)
 	k, err := link.New(e.Registry.Host, link.Gigabit)
 	if err != nil {
 		s.Fatalf("%v", err)
@@ -70,15 +102,14 @@ func run(s *stage) {
 	say("starting a dockerd with overlay2, and one with the plugin; both reach the registry over 1 Gbit/s, 2 ms")
 	classic := e.StartDaemon(s, integration.DaemonOptions{Name: "o"})
 	lighter := e.StartLighter(s, integration.DaemonOptions{Name: "d"})
-	program := []string{"python3", "-c", "import numpy; print('numpy', numpy.__version__)"}
-	names := []string{"classic: overlay2, ordinary image", "lazy: lighter, converted image"}
+	names := []string{"classic: overlay2, ordinary image", "lazy: lighter, compression=nydus"}
 	var figures []integration.Figures
 	for i, side := range []struct {
 		d   *integration.Daemon
 		ref string
-	}{{classic, k.Addr + "/" + integration.Big}, {lighter, k.Addr + "/" + integration.Big + ":lazy"}} {
-		say("%s:\n  $ docker pull %s\n  $ docker run --rm %s %s", names[i], side.ref, side.ref, strings.Join(program[:2], " ")+` "`+program[2]+`"`)
-		figures = append(figures, side.d.Measure(s, k, side.ref, program...))
+	}{{classic, k.Addr + "/app:classic"}, {lighter, k.Addr + "/app:nydus"}} {
+		say("%s:\n  $ docker pull %s\n  $ docker run --rm %s python3 /srv/version.py", names[i], side.ref, side.ref)
+		figures = append(figures, side.d.Measure(s, k, side.ref, "python3", "/srv/version.py"))
 	}
 	fmt.Printf("\n%s\n", integration.Table(names, figures))
 	c, l := figures[0], figures[1]

@@ -77,10 +77,10 @@ func connectionError(host string, err error) error {
 	case errors.As(err, &own):
 		e.verdict = own.verdict
 	case errors.As(err, &cert):
-		e.verdict = permanent
+		e.verdict, e.err = permanent, errors.Join(fs.ErrPermission, err)
 	case speaksHTTP(err):
 		e.text = host + " speaks plain http, which is only used for loopback hosts and those named for it"
-		e.verdict = permanent
+		e.verdict, e.err = permanent, errors.Join(fs.ErrPermission, err)
 	}
 	return e
 }

@@ -47,9 +47,8 @@ type RegistryOptions struct {
 type Registry struct {
 	keychain    authn.Keychain
 	plainHTTP   func(string) bool
-	base        http.RoundTripper
-	custom      bool // base is the caller's
-	certsDir    string
+	transport   http.RoundTripper
+	certs       *certs // transport, if it is ours; else nil
 	maxPerHost  int
 	idle        time.Duration
 	locationTTL time.Duration
@@ -60,13 +59,12 @@ type Registry struct {
 	cancel  context.CancelFunc
 	flights sync.WaitGroup // running token refreshes
 
-	mu         sync.Mutex
-	closed     bool
-	schemes    map[string]string            // by host
-	limiters   map[string]*limiter          // by host
-	transports map[string]http.RoundTripper // by host
-	auths      map[string]*authSource       // by host/repository
-	rangeless  map[string]bool              // hosts that were warned about
+	mu        sync.Mutex
+	closed    bool
+	schemes   map[string]string      // by host
+	limiters  map[string]*limiter    // by host
+	auths     map[string]*authSource // by host/repository
+	rangeless map[string]bool        // hosts that were warned about
 }
 
 type counters struct{ requests, failures, retries, throttled, tokens, bytes atomic.Int64 }
@@ -85,9 +83,9 @@ type Stats struct {
 // NewRegistry returns a Registry. It opens no connection and reads no file.
 func NewRegistry(o RegistryOptions) *Registry {
 	r := &Registry{
-		keychain: o.Keychain, plainHTTP: o.PlainHTTP, base: o.Transport, custom: o.Transport != nil,
-		certsDir: o.CertsDir, maxPerHost: o.MaxPerHost, idle: o.IdleTimeout, locationTTL: o.LocationTTL, log: o.Logger,
-		schemes: map[string]string{}, limiters: map[string]*limiter{}, transports: map[string]http.RoundTripper{},
+		keychain: o.Keychain, plainHTTP: o.PlainHTTP, transport: o.Transport,
+		maxPerHost: o.MaxPerHost, idle: o.IdleTimeout, locationTTL: o.LocationTTL, log: o.Logger,
+		schemes: map[string]string{}, limiters: map[string]*limiter{},
 		auths: map[string]*authSource{}, rangeless: map[string]bool{},
 	}
 	if r.keychain == nil {
@@ -108,8 +106,9 @@ func NewRegistry(o RegistryOptions) *Registry {
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
-	if r.base == nil {
-		r.base = newTransport(r.maxPerHost)
+	if r.transport == nil {
+		r.certs = newCerts(o.CertsDir, newTransport(r.maxPerHost))
+		r.transport = r.certs
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -123,12 +122,8 @@ func (r *Registry) Close() {
 	r.mu.Unlock()
 	r.cancel()
 	r.flights.Wait()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, t := range append([]http.RoundTripper{r.base}, values(r.transports)...) {
-		if own, ok := t.(*http.Transport); ok && !r.custom {
-			own.CloseIdleConnections()
-		}
+	if r.certs != nil {
+		r.certs.CloseIdleConnections()
 	}
 }
 
@@ -209,12 +204,4 @@ func (r *Registry) auth(repo name.Repository) *authSource {
 func (r *Registry) retried(err error) {
 	r.stats.retries.Add(1)
 	r.log.Debug("registry access is tried again", "err", err)
-}
-
-func values[K comparable, V any](m map[K]V) []V {
-	all := make([]V, 0, len(m))
-	for _, v := range m {
-		all = append(all, v)
-	}
-	return all
 }

@@ -54,7 +54,7 @@ func (r *Registry) roundTrip(ctx context.Context, q request) (*http.Response, er
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set("Accept-Encoding", "identity")
 	r.stats.requests.Add(1)
-	resp, err := r.transport(host).RoundTrip(req)
+	resp, err := r.transport.RoundTrip(req)
 	if err != nil {
 		stalled := g.stalled()
 		g.stop()
@@ -68,7 +68,7 @@ func (r *Registry) roundTrip(ctx context.Context, q request) (*http.Response, er
 		}
 		err = connectionError(host, err)
 		if judge(err) == permanent {
-			r.forgetTransport(host)
+			r.forgetHost(host)
 		}
 		return nil, err
 	}

@@ -3,16 +3,8 @@
 package backend
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -37,85 +29,13 @@ func newTransport(maxPerHost int) *http.Transport {
 	}
 }
 
-// transport returns the transport for host[:port].
-func (r *Registry) transport(host string) http.RoundTripper {
-	if r.certsDir == "" || r.custom || strings.ContainsAny(host, `/\`) || strings.HasPrefix(host, ".") {
-		return r.base
+// forgetHost makes the certificates of host be read again, and its scheme be
+// asked again.
+func (r *Registry) forgetHost(host string) {
+	if r.certs != nil {
+		r.certs.forget(host)
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if t := r.transports[host]; t != nil {
-		return t
-	}
-	var t http.RoundTripper = r.base
-	cfg, err := hostTLS(filepath.Join(r.certsDir, host))
-	if err != nil {
-		return failing{&answerError{text: "certificates: " + err.Error(), verdict: permanent, err: err}}
-	}
-	if cfg != nil {
-		own := r.base.(*http.Transport).Clone()
-		own.TLSClientConfig = cfg
-		t = own
-	}
-	if len(r.transports) >= maxHosts {
-		clear(r.transports)
-	}
-	r.transports[host] = t
-	return t
-}
-
-// forgetTransport makes the certificates of host be read again, and its scheme
-// be asked again.
-func (r *Registry) forgetTransport(host string) {
-	r.mu.Lock()
-	t := r.transports[host]
-	delete(r.transports, host)
 	delete(r.schemes, host)
 	r.mu.Unlock()
-	if own, ok := t.(*http.Transport); ok && own != r.base {
-		own.CloseIdleConnections()
-	}
-}
-
-type failing struct{ err error }
-
-func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
-
-// hostTLS reads one directory of certs.d: *.crt are authorities trusted besides
-// the system's, X.cert and X.key are a client certificate. It returns nil if
-// there is no such directory.
-func hostTLS(dir string) (*tls.Config, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		switch filepath.Ext(path) {
-		case ".crt":
-			if cfg.RootCAs == nil {
-				if cfg.RootCAs, err = x509.SystemCertPool(); err != nil {
-					return nil, err
-				}
-			}
-			pem, err := os.ReadFile(path)
-			if err != nil {
-				return nil, err
-			}
-			if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("%s holds no certificate", path)
-			}
-		case ".cert":
-			pair, err := tls.LoadX509KeyPair(path, strings.TrimSuffix(path, ".cert")+".key")
-			if err != nil {
-				return nil, err
-			}
-			cfg.Certificates = append(cfg.Certificates, pair)
-		}
-	}
-	return cfg, nil
 }

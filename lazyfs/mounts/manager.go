@@ -155,7 +155,8 @@ func (m *Manager) open(ctx context.Context, spec Spec) (*lazyfs.Image, error) {
 	})
 }
 
-// probe asks for missing blobs. Only a sure "no" is an error.
+// probe asks for missing blobs. Only a sure "no" is an error. That we may not
+// read them counts as one as long as there is nothing to run on without them.
 func (m *Manager) probe(ctx context.Context, id string, spec Spec, im *lazyfs.Image) error {
 	if im.Complete() {
 		return nil
@@ -165,6 +166,9 @@ func (m *Manager) probe(ctx context.Context, id string, spec Spec, im *lazyfs.Im
 	missing, err := im.Missing(ctx)
 	if len(missing) > 0 {
 		return &MissingBlobsError{Blobs: missing, Places: slices.Concat(spec.Repositories, spec.BlobDirs)}
+	}
+	if errors.Is(err, fs.ErrPermission) && im.Cold() {
+		return fmt.Errorf("the image's data cannot be fetched: %w", err)
 	}
 	if err != nil {
 		m.log.Warn("cannot tell whether the image's data exists", "id", id, "error", err)

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"lighter/format"
 	"lighter/lazyfs"
 	"lighter/lazyfs/keeper"
 	"lighter/lazyfs/mounts"
@@ -74,6 +75,68 @@ func TestMissingBlobs(t *testing.T) {
 	if err := m.Mount(t.Context(), "m", spec, dir); err != nil {
 		t.Errorf("mount without probe: %v", err)
 	}
+}
+
+// TestForbiddenData: data that we may not read is an error of the mount, but
+// not for an image of which something is in the cache.
+func TestForbiddenData(t *testing.T) {
+	dir, spec := t.TempDir(), goldenSpec(t, "dir-v6-zstd")
+	k := keeper.NewLocal()
+	store, err := lazyfs.NewStore(dir, lazyfs.StoreOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	denied := fmt.Errorf("registry.example answered 401 Unauthorized: %w", fs.ErrPermission)
+	m, err := mounts.New(mounts.Options{Store: store, Keeper: k, Opener: func(mounts.Spec) lazyfs.Opener {
+		return opener(func(context.Context, string) (lazyfs.Source, error) { return nil, denied })
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(m.Close(context.Background()), k.Close(), store.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := m.Mount(t.Context(), "m", spec, mountDir(t)); !errors.Is(err, denied) {
+		t.Errorf("mount with nothing cached: %v", err)
+	}
+	im, err := store.OpenImage(t.Context(), lazyfs.ImageSpec{Bootstrap: spec.Bootstrap, Digest: spec.Digest, MetaDir: spec.MetaDir, Opener: dirOpener(spec)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := readSome(t, im); err != nil {
+		t.Fatal(err)
+	}
+	if err := im.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Mount(t.Context(), "m", spec, mountDir(t)); err != nil {
+		t.Errorf("mount with something cached: %v", err)
+	}
+}
+
+// readSome reads the first bytes of the first regular file.
+func readSome(t *testing.T, im *lazyfs.Image) error {
+	t.Helper()
+	found := errors.New("found")
+	err := fs.WalkDir(im.Bootstrap().FS(nil), ".", func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || info.Size() == 0 {
+			return err
+		}
+		if _, err := im.ReadAt(t.Context(), info.Sys().(format.Inode), make([]byte, 1), 0); err != nil {
+			return err
+		}
+		return found
+	})
+	if !errors.Is(err, found) {
+		return errors.Join(errors.New("no regular file was read"), err)
+	}
+	return nil
 }
 
 // TestProbeDoesNotBlock: a store that does not answer, or answers with an error,

@@ -30,6 +30,12 @@ const (
 	BlobIncompatibleKnown = 0x0FFF
 )
 
+// Values of BlobEntry.CipherAlgo.
+const (
+	CipherNone      = 0
+	CipherAES128XTS = 1
+)
+
 // BlobEntry is one entry of the RAFS v6 blob table.
 type BlobEntry struct {
 	ID               [64]byte // printable ASCII, zero padded
@@ -50,7 +56,7 @@ type BlobEntry struct {
 	MetaDigest       [32]byte // reference blobs: SHA-256 of the side file; encrypted blobs: key
 	MetaSize         uint64   // reference blobs: size of the side file; encrypted blobs: IV
 	CipherIV         uint64   // second half of the IV
-	CipherAlgo       uint32   // 0: none
+	CipherAlgo       uint32   // Cipher… value
 }
 
 // Decode fills e from b[:BlobEntrySize].
