@@ -3,7 +3,6 @@
 package convert
 
 import (
-	"encoding/json"
 	"fmt"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -51,13 +50,4 @@ func DataConfig(config []byte) ([]byte, error) {
 		h = []historyEntry{}
 	}
 	return c.with(append([]v1.Hash{}, c.rootfs.DiffIDs[:n-1]...), h)
-}
-
-// LayerCount is how many layers a config's diff ids tell of.
-func LayerCount(config []byte) (int, error) {
-	var c struct {
-		RootFS rootFS `json:"rootfs"`
-	}
-	err := json.Unmarshal(config, &c)
-	return len(c.RootFS.DiffIDs), err
 }
