@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -54,12 +56,18 @@ func packBootstrap(name, bootstrap string, layers []*layer, repository string) (
 	}
 	seen := map[string]bool{}
 	for _, l := range layers {
-		if l.meta == "" || seen[l.desc.Digest.Hex] {
-			continue
+		metas := l.metas
+		if l.meta != "" {
+			metas = map[string]string{l.desc.Digest.Hex: l.meta}
 		}
-		seen[l.desc.Digest.Hex] = true
-		if err := addFile(tw, bootDir+"/"+l.desc.Digest.Hex+metaSuffix, l.meta); err != nil {
-			return b, err
+		for _, id := range slices.Sorted(maps.Keys(metas)) {
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			if err := addFile(tw, bootDir+"/"+id+metaSuffix, metas[id]); err != nil {
+				return b, err
+			}
 		}
 	}
 	if repository != "" {
@@ -147,6 +155,12 @@ func UnpackBootstrap(ctx context.Context, s Source, d v1.Descriptor, dir string)
 		return nil, err
 	}
 	defer r.Close()
+	return ReadBootstrap(r, d, dir)
+}
+
+// ReadBootstrap is UnpackBootstrap for a reader of the whole layer, which
+// must fail at its end if the bytes do not fit d.
+func ReadBootstrap(r io.Reader, d v1.Descriptor, dir string) (*Unpacked, error) {
 	u := &Unpacked{Metas: map[string]string{}}
 	if err := u.read(r, dir, max(freeUnpacked, d.Size*maxUnpackRatio)); err != nil {
 		return nil, fmt.Errorf("bootstrap layer %s: %w", d.Digest, err)

@@ -23,10 +23,11 @@ import (
 type layer struct {
 	desc      v1.Descriptor // of the blob, with its annotations
 	source    v1.Descriptor
-	bootstrap string // file: the layer's own, uncompressed
-	meta      string // file: content of <hex>.blob.meta; "" when the blob has no chunks
-	split     string // file: kept tar data; "": none
-	how       Phase  // PhaseDone, PhaseReused or PhaseShared
+	bootstrap string            // file: the layer's own, uncompressed
+	meta      string            // file: content of <hex>.blob.meta; "" when the blob has no chunks
+	metas     map[string]string // the same by blob id, of an image to build on
+	split     string            // file: kept tar data; "": none
+	how       Phase             // PhaseDone, PhaseReused or PhaseShared
 }
 
 // tarLayer refuses what is no tar: encrypted, foreign or other artifacts' layers.

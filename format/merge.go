@@ -15,9 +15,10 @@ import (
 // MergeLayer is one layer of an image.
 type MergeLayer struct {
 	// ID is the id of the layer's blob, hex. It replaces the placeholder in
-	// the layer's bootstrap.
+	// the layer's bootstrap. Empty: the bootstrap is a merged one, whose table
+	// names its blobs.
 	ID string
-	// Bootstrap is the layer's own bootstrap.
+	// Bootstrap is the layer's own bootstrap, or that of an image to build on.
 	Bootstrap *Bootstrap
 }
 

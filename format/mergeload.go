@@ -74,7 +74,8 @@ func (m *merger) blob(l MergeLayer, i int) (uint32, error) {
 	}
 	off := l.Bootstrap.blobEntryOff(uint32(i))
 	id := disk.CString(e.ID[:])
-	if id == PlaceholderID || e.Features&disk.BlobInlinedMeta != 0 && e.Features&disk.BlobSeparate == 0 {
+	own := l.ID != "" && e.Features&disk.BlobInlinedMeta != 0 && e.Features&disk.BlobSeparate == 0
+	if id == PlaceholderID || own {
 		id = l.ID
 		if id == "" || len(id) > len(e.ID) {
 			return 0, fmt.Errorf("blob id %q has no place in the blob table", id)
