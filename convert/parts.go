@@ -75,7 +75,7 @@ func PackParts(dir string, parts []Part, repository string, prefetch []string) (
 		layers = append(layers, l)
 	}
 	merged := filepath.Join(dir, "image.boot")
-	if err := mergeLayers(merged, layers, prefetch); err != nil {
+	if _, err := mergeLayers(merged, layers, prefetch); err != nil {
 		return Packed{}, fmt.Errorf("merge: %w", err)
 	}
 	b, err := packBootstrap(merged+".tar.gz", merged, layers, repository)
@@ -117,9 +117,10 @@ func BootstrapTwin(full Manifest, config []byte) (Twin, error) {
 	return Twin{m, b.raw}, err
 }
 
-// ManifestAnnotations are the annotations of a full manifest.
-func ManifestAnnotations(repository string) map[string]string {
-	ann := map[string]string{annFSVersion: fsVersionSix}
+// ManifestAnnotations are the annotations of a full manifest of layers that
+// were built with these options.
+func ManifestAnnotations(repository string, o format.BuildOptions) map[string]string {
+	ann := map[string]string{annFSVersion: fsVersion(o)}
 	if repository != "" {
 		ann[annRepository] = repository
 	}

@@ -151,7 +151,7 @@ func (o *options) annotate(attrs map[string]string) error {
 		}
 		repository = named.Name()
 	}
-	for k, v := range convert.ManifestAnnotations(repository) {
+	for k, v := range convert.ManifestAnnotations(repository, o.build) {
 		attrs[exptypes.AnnotationManifestKey(nil, k)] = v
 	}
 	return nil
