@@ -187,14 +187,16 @@ func level(o *options, value string) error {
 	return nil
 }
 
+var compressors = []format.Compressor{format.Zstd, format.LZ4Block, format.Gzip, format.None}
+
 func compressor(o *options, value string) error {
-	for _, c := range []format.Compressor{format.Zstd, format.LZ4Block, format.None} {
+	for _, c := range compressors {
 		if c.String() == value {
 			o.build.Compressor = &c
 			return nil
 		}
 	}
-	return fmt.Errorf("is none of %s, %s, %s", format.Zstd, format.LZ4Block, format.None)
+	return fmt.Errorf("is none of %v", compressors)
 }
 
 // chunkSize takes bytes, decimal or hexadecimal with 0x, as the reference tools do.
@@ -207,14 +209,13 @@ func chunkSize(o *options, value string) error {
 	return nil
 }
 
-func fsVersion(_ *options, value string) error {
+func fsVersion(o *options, value string) error {
 	switch value {
-	case "6":
+	case "6", "5":
+		o.build.Version = int(value[0] - '0')
 		return nil
-	case "5":
-		return fmt.Errorf("%w: images are built with version 6", format.ErrUnsupported)
 	}
-	return fmt.Errorf("is no version of the file system; there is 6")
+	return fmt.Errorf("is no version of the file system; there are 6 and 5")
 }
 
 func chunkDict(*options, string) error {

@@ -25,7 +25,11 @@ func (c *chooser) ordinary(ctx context.Context, id int, o *options, rest map[str
 	if o.rewrite {
 		attrs["rewrite-timestamp"] = "true"
 	}
-	return c.Exporter.Resolve(ctx, id, attrs)
+	upstream, err := c.Exporter.Resolve(ctx, id, attrs)
+	if err != nil {
+		return nil, err
+	}
+	return &plain{upstream, c.worker}, nil
 }
 
 // exportOrdinary writes the ordinary image. Like all that the export writes it

@@ -126,8 +126,8 @@ func takeAttributes(t *testing.T, e *Env, b *BuildKit, dir string, want formatte
 		}
 		return err
 	})
-	for _, compressor := range []string{"lz4_block", "none"} {
-		b.Build(t, dir, nydusOutput(one)+",nydus-compressor="+compressor)
+	for _, attribute := range []string{"nydus-compressor=lz4_block", "nydus-compressor=gzip", "nydus-compressor=none", "nydus-fs-version=5"} {
+		b.Build(t, dir, nydusOutput(one)+","+attribute)
 		e.Lighter(t, "check", one)
 		mustRead(t, want, listed(t, one))
 	}
@@ -154,7 +154,7 @@ func refuseAttributes(t *testing.T, b *BuildKit, dir string) {
 		"type=image,compression=nydus,rewrite-timestamp=now":                  "rewrite-timestamp=now: is neither true nor false",
 		"type=image,compression=nydus,store=here":                             "store=here: is neither true nor false",
 		"type=image,compression=nydus,name=UPPER":                             "name=UPPER: ",
-		"type=image,compression=nydus,nydus-compressor=gzip":                  "nydus-compressor=gzip: is none of zstd, lz4_block, none",
+		"type=image,compression=nydus,nydus-compressor=brotli":                  "nydus-compressor=brotli: is none of [zstd lz4_block gzip none]",
 		"type=image,compression=nydus,nydus-chunk-size=3":                     "nydus-chunk-size=3: is no power of two",
 		"type=image,compression=nydus,nydus-fs-version=7":                     "nydus-fs-version=7: is no version",
 		"type=image,compression=nydus,nydus-chunk-dict=a.example/d":           "nydus-chunk-dict=a.example/d: ",

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -14,7 +15,7 @@ func TestBuildx(t *testing.T) {
 	e.StartRegistry(t)
 	e.InstallBuildx(t)
 	b := e.StartBuildKit(t)
-	d := e.StartDaemon(t, DaemonOptions{})
+	d := e.StartDaemon(t, DaemonOptions{Flags: e.boundedRuntime(t)})
 	dir := contextDir(t, e, small)
 	const image = "lighter/buildkitd:test"
 	d.Docker(t, "load", "-q", "-i", e.BuildKitImage(t, image))
@@ -41,3 +42,37 @@ func TestBuildx(t *testing.T) {
 		})
 	}
 }
+
+// boundedRuntime makes a runtime that gives privileged containers, such as
+// buildx makes, the capabilities that this machine lets anyone have: where the
+// tests themselves run confined, dockerd's full list cannot be applied.
+func (e *Env) boundedRuntime(t TB) (flags []string) {
+	t.Helper()
+	script := e.Path(t, "bounded-runc")
+	if err := os.WriteFile(script, []byte(boundedRunc), 0o755); err != nil {
+		t.Fatalf("runtime: %v", err)
+	}
+	return []string{"--add-runtime", "bounded=" + script, "--default-runtime", "bounded"}
+}
+
+const boundedRunc = `#!/usr/bin/python3
+import json, os, sys
+# as linux/capability.h numbers them
+NAMES = """CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST
+  NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE
+  SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND
+  AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE""".split()
+args = sys.argv[1:]
+if "create" in args and "--bundle" in args:
+    name = os.path.join(args[args.index("--bundle") + 1], "config.json")
+    with open(name) as f:
+        config = json.load(f)
+    bound = int([l for l in open("/proc/self/status") if l.startswith("CapBnd:")][0].split()[1], 16)
+    have = {"CAP_" + n for i, n in enumerate(NAMES) if bound >> i & 1}
+    caps = config["process"].get("capabilities") or {}
+    for k in caps:
+        caps[k] = [c for c in caps[k] if c in have]
+    with open(name, "w") as f:
+        json.dump(config, f)
+os.execvp("runc", ["runc"] + args)
+`
