@@ -154,7 +154,7 @@ func refuseAttributes(t *testing.T, b *BuildKit, dir string) {
 		"type=image,compression=nydus,rewrite-timestamp=now":                  "rewrite-timestamp=now: is neither true nor false",
 		"type=image,compression=nydus,store=here":                             "store=here: is neither true nor false",
 		"type=image,compression=nydus,name=UPPER":                             "name=UPPER: ",
-		"type=image,compression=nydus,nydus-compressor=brotli":                  "nydus-compressor=brotli: is none of [zstd lz4_block gzip none]",
+		"type=image,compression=nydus,nydus-compressor=brotli":                "nydus-compressor=brotli: is none of [zstd lz4_block gzip none]",
 		"type=image,compression=nydus,nydus-chunk-size=3":                     "nydus-chunk-size=3: is no power of two",
 		"type=image,compression=nydus,nydus-fs-version=7":                     "nydus-fs-version=7: is no version",
 		"type=image,compression=nydus,nydus-chunk-dict=a.example/d":           "nydus-chunk-dict=a.example/d: ",

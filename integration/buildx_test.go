@@ -63,13 +63,19 @@ NAMES = """CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID S
   SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND
   AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE""".split()
 args = sys.argv[1:]
-if "create" in args and "--bundle" in args:
-    name = os.path.join(args[args.index("--bundle") + 1], "config.json")
+def after(option):
+    return args[args.index(option) + 1] if option in args else None
+name = None
+if "create" in args and after("--bundle"):
+    name = os.path.join(after("--bundle"), "config.json")
+elif "exec" in args:
+    name = after("--process")
+if name:
     with open(name) as f:
         config = json.load(f)
     bound = int([l for l in open("/proc/self/status") if l.startswith("CapBnd:")][0].split()[1], 16)
     have = {"CAP_" + n for i, n in enumerate(NAMES) if bound >> i & 1}
-    caps = config["process"].get("capabilities") or {}
+    caps = config.get("process", config).get("capabilities") or {}
     for k in caps:
         caps[k] = [c for c in caps[k] if c in have]
     with open(name, "w") as f:
