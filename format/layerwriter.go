@@ -23,24 +23,29 @@ func (b *layerBuilder) finish() (*Layer, error) {
 			return nil, err
 		}
 	}
+	return l, b.finishLayer(l)
+}
+
+// finishLayer writes the bootstrap and the table of contents.
+func (b *layerBuilder) finishLayer(l *Layer) error {
 	b.tree.mark()
 	var err error
 	l.Bootstrap, err = b.tree.encode(encoding{flags: b.flags(), volume: layerVolume})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	stored, c, err := pack(Zstd, 0, l.Bootstrap)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := b.out.part(disk.NameBootstrap, l.Bootstrap, stored, c); err != nil {
-		return nil, err
+		return err
 	}
 	if err := b.out.finish(); err != nil {
-		return nil, err
+		return err
 	}
 	l.Digest, l.Size = [32]byte(b.out.sum.Sum(nil)), b.out.size
-	return l, nil
+	return nil
 }
 
 // writeMeta writes chunk infos and digests and makes the blob table entry.
