@@ -47,7 +47,7 @@ func newController(ctx context.Context, s *settings, meters metric.MeterProvider
 	if err != nil {
 		return nil, err
 	}
-	workers, err := newWorkers(ctx, s)
+	workers, err := newWorkers(ctx, s, sessions)
 	if err != nil {
 		return nil, err
 	}

@@ -34,13 +34,15 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
 	fscopy "github.com/tonistiigi/fsutil/copy"
+
+	"lighter/exporter/lazybase"
 )
 
 // shutdownTimeout bounds the last words of traces and metrics.
 const shutdownTimeout = 5 * time.Second
 
 func main() {
-	if reexec.Init() {
+	if reexec.Init() || lazybase.Main(os.Args[1:]) {
 		return
 	}
 	err := run(os.Args[1:])

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/executor/oci"
 	dockerfileversion "github.com/moby/buildkit/frontend/dockerfile/version"
+	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver/llbsolver/cdidevices"
 	"github.com/moby/buildkit/util/archutil"
 	"github.com/moby/buildkit/util/bklog"
@@ -31,7 +32,7 @@ import (
 
 // newWorkers starts the workers that the settings enable and the machine has,
 // the preferred one first.
-func newWorkers(ctx context.Context, s *settings) (*worker.Controller, error) {
+func newWorkers(ctx context.Context, s *settings, sessions *session.Manager) (*worker.Controller, error) {
 	out := &worker.Controller{}
 	found := 0
 	for _, make := range []func(context.Context, *settings) (*base.WorkerOpt, error){ociWorker, containerdWorker} {
@@ -42,14 +43,14 @@ func newWorkers(ctx context.Context, s *settings) (*worker.Controller, error) {
 		if opt == nil {
 			continue
 		}
-		w, err := base.NewWorker(ctx, *opt)
+		w, err := exporter.NewWorker(ctx, *opt, sessions, "")
 		if err != nil {
 			return nil, err
 		}
 		p := w.Platforms(false)
 		bklog.L.Infof("found worker %q, labels=%v, platforms=%v", w.ID(), w.Labels(), formatPlatforms(p))
 		archutil.WarnIfUnsupported(p)
-		if err := out.Add(exporter.Wrap(w, "")); err != nil {
+		if err := out.Add(w); err != nil {
 			return nil, err
 		}
 		found++

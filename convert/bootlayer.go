@@ -10,12 +10,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/gzip"
+
+	"lighter/format"
 )
 
 // origin is image/lighter.json: where the image was made for, a hint for
@@ -35,6 +39,10 @@ type bootLayer struct {
 // packBootstrap packs the merged bootstrap, the layers' chunk tables and the
 // origin as the last layer: tar within gzip, without times, owners or names.
 func packBootstrap(name, bootstrap string, layers []*layer, repository string) (b bootLayer, err error) {
+	version, err := bootVersion(bootstrap)
+	if err != nil {
+		return b, err
+	}
 	out, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return b, err
@@ -54,12 +62,18 @@ func packBootstrap(name, bootstrap string, layers []*layer, repository string) (
 	}
 	seen := map[string]bool{}
 	for _, l := range layers {
-		if l.meta == "" || seen[l.desc.Digest.Hex] {
-			continue
+		metas := l.metas
+		if l.meta != "" {
+			metas = map[string]string{l.desc.Digest.Hex: l.meta}
 		}
-		seen[l.desc.Digest.Hex] = true
-		if err := addFile(tw, bootDir+"/"+l.desc.Digest.Hex+metaSuffix, l.meta); err != nil {
-			return b, err
+		for _, id := range slices.Sorted(maps.Keys(metas)) {
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			if err := addFile(tw, bootDir+"/"+id+metaSuffix, metas[id]); err != nil {
+				return b, err
+			}
 		}
 	}
 	if repository != "" {
@@ -84,8 +98,26 @@ func packBootstrap(name, bootstrap string, layers []*layer, repository string) (
 	if err != nil {
 		return b, err
 	}
-	d := v1.Descriptor{MediaType: mediaBootstrap, Digest: sumOf(stored), Size: st.Size(), Annotations: map[string]string{annBootstrap: "true", annFSVersion: fsVersionSix}}
+	d := v1.Descriptor{MediaType: mediaBootstrap, Digest: sumOf(stored), Size: st.Size(), Annotations: map[string]string{annBootstrap: "true", annFSVersion: version}}
 	return bootLayer{name, d, sumOf(content)}, nil
+}
+
+// bootVersion is the RAFS version of a bootstrap.
+func bootVersion(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	b, err := format.Open(f, st.Size())
+	if err != nil {
+		return "", fmt.Errorf("bootstrap: %w", err)
+	}
+	return fmt.Sprint(b.Info().Version), nil
 }
 
 func addFile(tw *tar.Writer, name, file string) (err error) {
@@ -147,6 +179,12 @@ func UnpackBootstrap(ctx context.Context, s Source, d v1.Descriptor, dir string)
 		return nil, err
 	}
 	defer r.Close()
+	return ReadBootstrap(r, d, dir)
+}
+
+// ReadBootstrap is UnpackBootstrap for a reader of the whole layer, which
+// must fail at its end if the bytes do not fit d.
+func ReadBootstrap(r io.Reader, d v1.Descriptor, dir string) (*Unpacked, error) {
 	u := &Unpacked{Metas: map[string]string{}}
 	if err := u.read(r, dir, max(freeUnpacked, d.Size*maxUnpackRatio)); err != nil {
 		return nil, fmt.Errorf("bootstrap layer %s: %w", d.Digest, err)

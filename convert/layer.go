@@ -23,10 +23,11 @@ import (
 type layer struct {
 	desc      v1.Descriptor // of the blob, with its annotations
 	source    v1.Descriptor
-	bootstrap string // file: the layer's own, uncompressed
-	meta      string // file: content of <hex>.blob.meta; "" when the blob has no chunks
-	split     string // file: kept tar data; "": none
-	how       Phase  // PhaseDone, PhaseReused or PhaseShared
+	bootstrap string            // file: the layer's own, uncompressed
+	meta      string            // file: content of <hex>.blob.meta; "" when the blob has no chunks
+	metas     map[string]string // the same by blob id, of an image to build on
+	split     string            // file: kept tar data; "": none
+	how       Phase             // PhaseDone, PhaseReused or PhaseShared
 }
 
 // tarLayer refuses what is no tar: encrypted, foreign or other artifacts' layers.
@@ -189,11 +190,12 @@ func (c *converter) keep(l *layer, bootstrap, meta []byte) error {
 	return os.WriteFile(l.meta, meta, 0o600)
 }
 
-// mergeLayers writes the image's bootstrap to the file name.
-func mergeLayers(name string, layers []*layer, prefetch []string) (err error) {
+// mergeLayers writes the image's bootstrap to the file name, and gives the ids
+// of the blobs that it has.
+func mergeLayers(name string, layers []*layer, prefetch []string) (blobs []string, err error) {
 	out, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if cerr := out.Close(); err == nil {
@@ -204,16 +206,19 @@ func mergeLayers(name string, layers []*layer, prefetch []string) (err error) {
 	for _, l := range layers {
 		raw, err := os.ReadFile(l.bootstrap)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		b, err := format.Open(bytes.NewReader(raw), int64(len(raw)))
 		if err != nil {
-			return fmt.Errorf("layer %s: bootstrap: %w", l.desc.Digest, err)
+			return nil, fmt.Errorf("layer %s: bootstrap: %w", l.desc.Digest, err)
 		}
 		in = append(in, format.MergeLayer{ID: l.desc.Digest.Hex, Bootstrap: b, Size: l.desc.Size})
 	}
-	_, err = format.Merge(out, in, format.MergeOptions{Prefetch: prefetch})
-	return err
+	m, err := format.Merge(out, in, format.MergeOptions{Prefetch: prefetch})
+	if err != nil {
+		return nil, err
+	}
+	return m.Blobs, nil
 }
 
 // generation changes when the builder writes other bytes for the same options.
@@ -232,5 +237,20 @@ func (o *Options) fingerprint() string {
 	if o.OCIRef {
 		return fmt.Sprintf("%s/v%s/ref/%d", generation, fsVersionSix, chunk)
 	}
-	return fmt.Sprintf("%s/v%s/%s/%d/%d/%s", generation, fsVersionSix, codec, o.Build.Level, chunk, o.Build.Digester)
+	s := fmt.Sprintf("%s/v%s/%s/%d/%d/%s", generation, fsVersion(o.Build), codec, o.Build.Level, chunk, o.Build.Digester)
+	if o.Build.BatchSize != 0 {
+		s += fmt.Sprintf("/batch=%d", o.Build.BatchSize)
+	}
+	if o.Build.ChunkDict != nil {
+		s += "/dict=" + o.Build.ChunkDict.ID()
+	}
+	return s
+}
+
+// fsVersion is the RAFS version as annotations have it.
+func fsVersion(o format.BuildOptions) string {
+	if o.Version == 5 {
+		return fsVersionFive
+	}
+	return fsVersionSix
 }

@@ -16,11 +16,13 @@ import (
 // The pieces of a conversion, for programs that make layers and manifests in
 // their own way.
 
-// Part is one layer that is a Nydus blob already.
+// Part is one layer that is a Nydus blob already, or a whole image that others
+// are built on, which has no Blob and no Meta.
 type Part struct {
 	Blob      v1.Hash
-	Bootstrap []byte // the layer's own, uncompressed
-	Meta      []byte // content of <hex>.blob.meta; nil when the blob has no chunks
+	Bootstrap []byte            // the layer's own or the image's, uncompressed
+	Meta      []byte            // content of <hex>.blob.meta; nil when the blob has no chunks
+	Metas     map[string]string // of an image: blob id in hex to file <hex>.blob.meta
 }
 
 // ReadPart reads what merging needs from the end of a layer blob.
@@ -29,7 +31,7 @@ func ReadPart(digest v1.Hash, blob Blob) (Part, error) {
 	if err != nil {
 		return Part{}, fmt.Errorf("blob %s: %w", digest, err)
 	}
-	return Part{digest, bootstrap, meta}, nil
+	return Part{Blob: digest, Bootstrap: bootstrap, Meta: meta}, nil
 }
 
 // BlobDescriptor is a data blob's entry in the full manifest, without the
@@ -65,7 +67,7 @@ func PackParts(dir string, parts []Part, repository string, prefetch []string) (
 	c := &converter{work: dir}
 	var layers []*layer
 	for i, p := range parts {
-		l := &layer{desc: v1.Descriptor{Digest: p.Blob}}
+		l := &layer{desc: v1.Descriptor{Digest: p.Blob}, metas: p.Metas}
 		l.source.Digest.Hex = fmt.Sprint(i) // names the files
 		if err := c.keep(l, p.Bootstrap, p.Meta); err != nil {
 			return Packed{}, err
@@ -73,7 +75,7 @@ func PackParts(dir string, parts []Part, repository string, prefetch []string) (
 		layers = append(layers, l)
 	}
 	merged := filepath.Join(dir, "image.boot")
-	if err := mergeLayers(merged, layers, prefetch); err != nil {
+	if _, err := mergeLayers(merged, layers, prefetch); err != nil {
 		return Packed{}, fmt.Errorf("merge: %w", err)
 	}
 	b, err := packBootstrap(merged+".tar.gz", merged, layers, repository)
@@ -115,9 +117,10 @@ func BootstrapTwin(full Manifest, config []byte) (Twin, error) {
 	return Twin{m, b.raw}, err
 }
 
-// ManifestAnnotations are the annotations of a full manifest.
-func ManifestAnnotations(repository string) map[string]string {
-	ann := map[string]string{annFSVersion: fsVersionSix}
+// ManifestAnnotations are the annotations of a full manifest of layers that
+// were built with these options.
+func ManifestAnnotations(repository string, o format.BuildOptions) map[string]string {
+	ann := map[string]string{annFSVersion: fsVersion(o)}
 	if repository != "" {
 		ann[annRepository] = repository
 	}

@@ -79,16 +79,14 @@ func (i *instance) wrap(src *exporter.Source, s session.Group) (*exporter.Source
 		if err != nil {
 			return nil, err
 		}
-		n := 0
-		if r != nil {
-			chain := r.LayerChain()
-			n = len(chain)
-			chain.Release(context.WithoutCancel(context.Background()))
-		}
+		wrapped := &ref{ImmutableRef: r, blobs: i.worker.blobs, o: i.o, clamp: clamp}
+		chain := wrapped.LayerChain()
+		n := len(chain) - 1
+		chain.Release(context.Background())
 		if err := addHistory(out.Metadata, p, n); err != nil {
 			return nil, err
 		}
-		return &ref{ImmutableRef: r, blobs: i.worker.blobs, o: i.o, clamp: clamp}, nil
+		return wrapped, nil
 	}
 	if len(out.Refs) > 0 {
 		ps, err := exptypes.ParsePlatforms(src.Metadata)
@@ -153,7 +151,7 @@ func (o *options) annotate(attrs map[string]string) error {
 		}
 		repository = named.Name()
 	}
-	for k, v := range convert.ManifestAnnotations(repository) {
+	for k, v := range convert.ManifestAnnotations(repository, o.build) {
 		attrs[exptypes.AnnotationManifestKey(nil, k)] = v
 	}
 	return nil

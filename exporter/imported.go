@@ -182,7 +182,7 @@ func (w *Worker) layerTar(ctx context.Context, d ocispecs.Descriptor, p content.
 	tar, err := w.storeTar(ctx, func(out io.Writer) error {
 		return format.WriteLayerTar(out, boot, func(format.Blob) (io.ReaderAt, int64, error) { return unclosed{ra}, ra.Size(), nil })
 	})
-	return tar, &part{nydus, ra.Size()}, err
+	return tar, &part{Part: nydus, size: ra.Size()}, err
 }
 
 // unclosed keeps a reader open that others use as well.

@@ -25,7 +25,7 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	bkepoch "github.com/moby/buildkit/exporter/util/epoch"
-	"github.com/moby/buildkit/util/contentutil"
+	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/util/errutil"
 	"github.com/moby/buildkit/util/progress"
 	"github.com/moby/buildkit/util/push"
@@ -33,6 +33,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"lighter/convert"
+	"lighter/exporter/lazybase"
 )
 
 // child is one manifest below the index that needs a tag of its own.
@@ -48,12 +49,13 @@ type lazyIndex struct {
 	names     []string
 	children  []child
 	sessionID string
+	bases     []*lazybase.Image // whose data blobs may not be here
 }
 
 // lead writes the index that leads with the bootstrap alone over what BuildKit
 // wrote, a manifest or an index, names it, and corrects the response.
 func (i *instance) lead(ctx context.Context, root ocispecs.Descriptor, src *exporter.Source, info exporter.ExportBuildInfo, resp map[string]string) (*lazyIndex, error) {
-	l := &lazyIndex{instance: i, names: i.o.names, sessionID: info.SessionID}
+	l := &lazyIndex{instance: i, names: i.o.names, sessionID: info.SessionID, bases: basesOf(src)}
 	store := i.worker.blobs.content
 	m, err := readManifest(ctx, store, root)
 	if err != nil {
@@ -272,5 +274,12 @@ func (l *lazyIndex) pushTo(ctx context.Context, name string) error {
 func (l *lazyIndex) pushOne(ctx context.Context, name string, d digest.Digest) error {
 	store := l.worker.blobs.content
 	var hosts docker.RegistryHosts = l.worker.RegistryHosts
-	return push.Push(ctx, l.sessions, l.sessionID, contentutil.NewMultiProvider(store), store, d, name, l.o.insecure, hosts, l.o.pushByDigest, map[digest.Digest]map[string]string{})
+	from := map[digest.Digest]map[string]string{}
+	for _, im := range l.bases {
+		for _, d := range baseDescriptors(im) {
+			from[d.Digest] = d.Annotations
+		}
+	}
+	blobs := l.worker.blobs.provider(l.bases, session.NewGroup(l.sessionID))
+	return push.Push(ctx, l.sessions, l.sessionID, blobs, store, d, name, l.o.insecure, hosts, l.o.pushByDigest, from)
 }

@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"lighter/convert"
+	"lighter/exporter/lazybase"
 	"lighter/format"
 )
 
@@ -39,15 +40,17 @@ type blobStore struct {
 	content content.Store
 	leases  leases.Manager
 	cache   cache.Manager
+	bases   *lazybase.Bases
 	workDir string
 	flight  flightcontrol.Group[*part]
 	mu      sync.Mutex // changes of what records know
 }
 
-// part is a layer's Nydus blob.
+// part is a layer's Nydus blob, or all of an accelerated image that others are built on.
 type part struct {
 	convert.Part
 	size int64
+	base *lazybase.Image
 }
 
 // image gives the descriptors of an image: its layers' blobs and the bootstrap.
@@ -61,11 +64,18 @@ func (b *blobStore) image(ctx context.Context, r *ref, cfg cacheconfig.RefConfig
 		defer chain.Release(context.WithoutCancel(ctx))
 	}
 	parts := make([]*part, len(chain))
+	o, err := b.onBases(chain, parts, r.o)
+	if err != nil {
+		return nil, err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, l := range chain {
+		if parts[i] != nil {
+			continue
+		}
 		g.Go(func() (err error) {
-			parts[i], err = b.layer(gctx, i, l, r, cfg, s)
+			parts[i], err = b.layer(gctx, i, l, r, o, cfg, s)
 			return err
 		})
 	}
@@ -74,9 +84,13 @@ func (b *blobStore) image(ctx context.Context, r *ref, cfg cacheconfig.RefConfig
 	}
 	var descs []ocispecs.Descriptor
 	for _, p := range parts {
-		descs = append(descs, ociDescriptor(convert.BlobDescriptor(p.Blob, p.size, r.o.build), digest.Digest(p.Blob.String())))
+		if p.base != nil {
+			descs = append(descs, baseDescriptors(p.base)...)
+			continue
+		}
+		descs = append(descs, ociDescriptor(convert.BlobDescriptor(p.Blob, p.size, o.build), digest.Digest(p.Blob.String())))
 	}
-	boot, err := b.bootstrap(ctx, parts, r.o)
+	boot, err := b.bootstrap(ctx, parts, o)
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
@@ -93,12 +107,12 @@ func ociDescriptor(d v1.Descriptor, diffID digest.Digest) ocispecs.Descriptor {
 }
 
 // layer gives the Nydus blob of one layer of a chain, made at most once at a time.
-func (b *blobStore) layer(ctx context.Context, i int, l cache.ImmutableRef, r *ref, cfg cacheconfig.RefConfig, s session.Group) (*part, error) {
+func (b *blobStore) layer(ctx context.Context, i int, l cache.ImmutableRef, r *ref, o *options, cfg cacheconfig.RefConfig, s session.Group) (*part, error) {
 	ordinary, err := ordinaryBlob(ctx, l, cfg, s)
 	if err != nil {
 		return nil, err
 	}
-	options := convert.Fingerprint(r.o.build)
+	options := convert.Fingerprint(o.build)
 	var to *clamp
 	if r.clamp != nil && !r.clamp.keeps(i, descOf(ordinary)) {
 		to = r.clamp
@@ -109,7 +123,7 @@ func (b *blobStore) layer(ctx context.Context, i int, l cache.ImmutableRef, r *r
 			return p, err
 		}
 		done := progress.OneOff(ctx, "converting layer "+l.ID()+" to nydus")
-		p, err := b.make(ctx, l, ordinary, r.o, to, cfg, s)
+		p, err := b.make(ctx, l, ordinary, o, to, cfg, s)
 		if err == nil {
 			err = b.remember(ctx, l, options, p)
 		}
@@ -142,7 +156,7 @@ func (b *blobStore) recall(ctx context.Context, l cache.ImmutableRef, options st
 	if err != nil {
 		return nil, err
 	}
-	return &part{p, k.Size}, nil
+	return &part{Part: p, size: k.Size}, nil
 }
 
 // remember makes the record's own lease hold the blob, and then tells the
@@ -216,7 +230,7 @@ func (b *blobStore) build(ctx context.Context, tar io.Reader, o *options, to *cl
 		return nil, fmt.Errorf("blob %s: %w", d, err)
 	}
 	id := v1.Hash{Algorithm: "sha256", Hex: d.Encoded()}
-	return &part{convert.Part{Blob: id, Bootstrap: built.Bootstrap, Meta: built.Meta}, built.Size}, nil
+	return &part{Part: convert.Part{Blob: id, Bootstrap: built.Bootstrap, Meta: built.Meta}, size: built.Size}, nil
 }
 
 // contextReader ends a long read with its context.

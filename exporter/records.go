@@ -5,6 +5,7 @@ package exporter
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/buildkit/cache"
@@ -73,13 +74,27 @@ func (b *blobStore) sizes(ctx context.Context) (byRecord map[string]int64, all i
 	return byRecord, all, nil
 }
 
+// usage adds what accelerated images take that are built on.
+func (w *Worker) usage(ctx context.Context) (byRecord map[string]int64, all int64, err error) {
+	byRecord, all, err = w.blobs.sizes(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	lazy, err := w.bases.Sizes(ctx)
+	for id, n := range lazy {
+		byRecord[id] += n
+		all += n
+	}
+	return byRecord, all, err
+}
+
 // DiskUsage counts the records' Nydus blobs as well.
 func (w *Worker) DiskUsage(ctx context.Context, opt client.DiskUsageInfo) ([]*client.UsageInfo, error) {
 	usage, err := w.Worker.DiskUsage(ctx, opt)
 	if err != nil {
 		return nil, err
 	}
-	sizes, _, err := w.blobs.sizes(ctx)
+	sizes, _, err := w.usage(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +108,7 @@ func (w *Worker) DiskUsage(ctx context.Context, opt client.DiskUsageInfo) ([]*cl
 // alone against the limits, so these are lowered by the blobs' share; a limit
 // may be undercut by the blobs that go in the same run.
 func (w *Worker) Prune(ctx context.Context, ch chan client.UsageInfo, opts ...client.PruneInfo) error {
-	sizes, all, err := w.blobs.sizes(ctx)
+	sizes, all, err := w.usage(ctx)
 	if err != nil {
 		return err
 	}
@@ -116,7 +131,7 @@ func (w *Worker) Prune(ctx context.Context, ch chan client.UsageInfo, opts ...cl
 	err = w.Worker.Prune(ctx, inner, lowered...)
 	close(inner)
 	<-done
-	return err
+	return errors.Join(err, w.bases.Sweep(ctx))
 }
 
 // lower keeps zero, which is no limit, apart from a limit of nothing.

@@ -20,6 +20,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"lighter/convert"
+	"lighter/exporter/lazybase"
 )
 
 // ref is a build's result whose layers are Nydus blobs and a bootstrap. The
@@ -32,6 +33,7 @@ type ref struct {
 
 	mu    sync.Mutex
 	descs []ocispecs.Descriptor // what GetRemotes gives, once made
+	bases []*lazybase.Image     // among the layers
 }
 
 // GetRemotes gives the layers as Nydus blobs. BuildKit asks again when it pushes.
@@ -39,10 +41,15 @@ func (r *ref) GetRemotes(ctx context.Context, _ bool, cfg cacheconfig.RefConfig,
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.descs == nil {
+		bases, err := r.basesOf()
+		if err != nil {
+			return nil, err
+		}
 		descs, err := r.blobs.image(ctx, r, cfg, s)
 		if err != nil {
 			return nil, err
 		}
+		r.bases = bases
 		r.descs = descs
 	}
 	out := slices.Clone(r.descs)
@@ -53,58 +60,61 @@ func (r *ref) GetRemotes(ctx context.Context, _ bool, cfg cacheconfig.RefConfig,
 		}
 		out[i].Annotations = ann
 	}
-	return []*solver.Remote{{Descriptors: out, Provider: r.blobs.content}}, nil
+	return []*solver.Remote{{Descriptors: out, Provider: r.blobs.provider(r.bases, s)}}, nil
 }
 
-// LayerChain has one entry more, for the bootstrap.
+// LayerChain has one entry for each data blob, those of bases included, and one
+// for the bootstrap.
 func (r *ref) LayerChain() cache.RefList {
 	if r.ImmutableRef == nil {
-		return cache.RefList{&bootstrapRef{}}
+		return cache.RefList{&addedRef{description: convert.HistoryBy}}
 	}
-	chain := r.ImmutableRef.LayerChain()
-	boot := &bootstrapRef{}
-	if len(chain) > 0 {
-		boot.ImmutableRef, boot.created = chain[len(chain)-1], chain[len(chain)-1].GetCreatedAt()
+	var out cache.RefList
+	for _, l := range r.ImmutableRef.LayerChain() {
+		if im, err := r.blobs.bases.Of(l); err == nil && im != nil {
+			if len(im.Blobs) == 0 {
+				l.Release(context.Background())
+				continue
+			}
+			for range im.Blobs[1:] {
+				out = append(out, &addedRef{l, l.GetDescription(), l.GetCreatedAt()})
+			}
+		}
+		out = append(out, l)
 	}
-	return append(chain, boot)
+	boot := &addedRef{description: convert.HistoryBy}
+	if n := len(out); n > 0 {
+		boot.ImmutableRef, boot.created = out[n-1], out[n-1].GetCreatedAt()
+	}
+	return append(out, boot)
 }
 
-// bootstrapRef stands for the bootstrap in a chain of layers. It borrows the
-// reference of the last layer and does not release it.
-type bootstrapRef struct {
+// addedRef stands in a chain of layers for one that has no record of its own.
+// It borrows the reference of another and does not release it.
+type addedRef struct {
 	cache.ImmutableRef
-	created time.Time
+	description string
+	created     time.Time
 }
 
-func (b *bootstrapRef) Release(context.Context) error { return nil }
-func (b *bootstrapRef) GetDescription() string        { return convert.HistoryBy }
-func (b *bootstrapRef) GetCreatedAt() time.Time       { return b.created }
+func (a *addedRef) Release(context.Context) error { return nil }
+func (a *addedRef) GetDescription() string        { return a.description }
+func (a *addedRef) GetCreatedAt() time.Time       { return a.created }
 
-func (b *bootstrapRef) FileList(context.Context, session.Group) ([]string, error) {
-	return nil, nil // the bootstrap brings no file of its own
+func (a *addedRef) FileList(context.Context, session.Group) ([]string, error) {
+	return nil, nil // its files are told of with the layer that it borrows from
 }
 
 // addHistory appends the bootstrap's line to the image's history, if that has
 // one for each of the n layers. Otherwise BuildKit makes lines of LayerChain.
 func addHistory(meta map[string][]byte, p *exptypes.Platform, n int) error {
-	key := exptypes.ExporterImageConfigKey
-	if p != nil {
-		if k := fmt.Sprintf("%s/%s", key, p.ID); len(meta[k]) > 0 {
-			key = k
-		}
-	}
+	key := configKey(meta, p)
 	if len(meta[key]) == 0 {
 		return nil
 	}
-	var config map[string]json.RawMessage
-	if err := json.Unmarshal(meta[key], &config); err != nil {
-		return fmt.Errorf("image config: %w", err)
-	}
-	var history []ocispecs.History
-	if h := config["history"]; len(h) > 0 {
-		if err := json.Unmarshal(h, &history); err != nil {
-			return fmt.Errorf("image config: history: %w", err)
-		}
+	config, history, err := splitHistory(meta[key])
+	if err != nil {
+		return err
 	}
 	for _, h := range history {
 		if !h.EmptyLayer {
@@ -114,12 +124,7 @@ func addHistory(meta map[string][]byte, p *exptypes.Platform, n int) error {
 	if n != 0 {
 		return nil
 	}
-	raw, err := json.Marshal(append(history, ocispecs.History{CreatedBy: convert.HistoryBy, Comment: convert.HistoryNote}))
-	if err != nil {
-		return err
-	}
-	config["history"] = raw
-	meta[key], err = json.Marshal(config)
+	meta[key], err = joinHistory(config, append(history, ocispecs.History{CreatedBy: convert.HistoryBy, Comment: convert.HistoryNote}))
 	return err
 }
 

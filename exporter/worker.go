@@ -4,12 +4,21 @@ package exporter
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/exporter"
 	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/source/containerimage"
 	"github.com/moby/buildkit/worker/base"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"lighter/exporter/lazybase"
 )
 
 // Worker is a BuildKit worker whose image, oci and docker exporters know
@@ -17,12 +26,61 @@ import (
 type Worker struct {
 	*base.Worker
 	blobs *blobStore
+	bases *lazybase.Bases
 }
 
-// Wrap makes a Worker of one of BuildKit's. workDir is for bootstraps in the
-// making; "" is the system's temporary directory.
-func Wrap(w *base.Worker, workDir string) *Worker {
-	return &Worker{w, &blobStore{content: w.ContentStore(), leases: w.LeaseManager(), cache: w.CacheManager(), workDir: workDir}}
+// NewWorker makes one of BuildKit's workers and wraps it. workDir is for
+// bootstraps in the making; "" is the system's temporary directory.
+func NewWorker(ctx context.Context, opt base.WorkerOpt, sessions *session.Manager, workDir string) (*Worker, error) {
+	bases, err := lazybase.New(lazybase.Options{
+		Dir: filepath.Join(opt.Root, "lazy"), Sessions: sessions, Hosts: opt.RegistryHosts, Content: opt.ContentStore,
+	})
+	if err != nil {
+		return nil, err
+	}
+	opt.Snapshotter = bases.Snapshotter(opt.Snapshotter)
+	w, err := base.NewWorker(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	if err := bases.Attach(w); err != nil {
+		return nil, err
+	}
+	blobs := &blobStore{content: w.ContentStore(), leases: w.LeaseManager(), cache: w.CacheManager(), bases: bases, workDir: workDir}
+	return &Worker{w, blobs, bases}, nil
+}
+
+// Close ends the worker and unmounts the images that it builds on.
+func (w *Worker) Close() error { return errors.Join(w.Worker.Close(), w.bases.Close()) }
+
+// ResolveSourceMetadata is BuildKit's. An accelerated image's config says what
+// its data blobs are made of, as that of an ordinary image does.
+func (w *Worker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, j solver.JobContext) (*sourceresolver.MetaResponse, error) {
+	resp, err := w.Worker.ResolveSourceMetadata(ctx, op, opt, sm, j)
+	if err != nil || resp.Image == nil || len(resp.Image.Config) == 0 {
+		return resp, err
+	}
+	id, err := w.ParseSource(op, nil)
+	if err != nil {
+		return nil, err
+	}
+	im, ok := id.(*containerimage.ImageIdentifier)
+	if !ok {
+		return resp, nil
+	}
+	var g session.Group
+	if j != nil {
+		g = j.Session()
+	}
+	var p *ocispecs.Platform
+	if opt.ImageOpt != nil {
+		p = opt.ImageOpt.Platform
+	}
+	resp.Image.Config, err = w.bases.Config(ctx, im.Reference.String(), resp.Image.Digest, p, resp.Image.Config, g)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", im.Reference, err)
+	}
+	return resp, nil
 }
 
 // Exporter gives the named exporter, as BuildKit's worker does.
@@ -53,7 +111,11 @@ func (c *chooser) Resolve(ctx context.Context, id int, attrs map[string]string) 
 				return nil, fmt.Errorf("exporter option %q goes with compression=%s", name, Compression)
 			}
 		}
-		return c.Exporter.Resolve(ctx, id, attrs)
+		upstream, err := c.Exporter.Resolve(ctx, id, attrs)
+		if err != nil {
+			return nil, err
+		}
+		return &plain{upstream, c.worker}, nil
 	}
 	o, rest, err := parseAttrs(attrs, c.image)
 	if err != nil {

@@ -135,6 +135,11 @@ func (b *blobWriter) finish() error {
 	if err := b.tarHeader(disk.NameTOC, int64(len(toc))); err != nil {
 		return err
 	}
+	return b.flush()
+}
+
+// flush hands on what is still buffered, at the end.
+func (b *blobWriter) flush() error {
 	if err := b.w.Flush(); err != nil {
 		return fmt.Errorf("write blob: %w", err)
 	}

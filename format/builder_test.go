@@ -35,6 +35,15 @@ func buildErr(layers ...[]byte) (*Image, error) {
 	return Build(tars, format.BuildOptions{})
 }
 
+func build4K(t *testing.T, layer []byte) *Image {
+	t.Helper()
+	im, err := Build([]io.Reader{bytes.NewReader(layer)}, format.BuildOptions{ChunkSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
+}
+
 func TestBuildEntries(t *testing.T) {
 	for _, c := range Corpus() {
 		t.Run(c.Name, func(t *testing.T) {
@@ -128,18 +137,26 @@ func TestBuildDeterministic(t *testing.T) {
 			Xattrs: map[string]string{"user.a": "1", "user.b": "2", "security.x": "3"}})
 	}
 	in := Tar(t, files...)
-	for _, c := range []format.Compressor{format.Zstd, format.LZ4Block, format.None} {
+	dict, err := format.NewChunkDict(build4K(t, Tar(t, files[100:200]...)).Bootstrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none, lz4, gzip := format.None, format.LZ4Block, format.Gzip
+	for _, o := range []format.BuildOptions{
+		{}, {Compressor: &lz4}, {Compressor: &none}, {Compressor: &gzip}, {Version: 5}, {BatchSize: 4096}, {ChunkDict: dict, BatchSize: 4096},
+	} {
 		var want []byte
 		for _, workers := range []int{1, 2, 7, 1, 16} {
 			var out bytes.Buffer
-			if _, err := format.BuildLayer(&out, bytes.NewReader(in), format.BuildOptions{Compressor: &c, Workers: workers, ChunkSize: 4096}); err != nil {
+			o.Workers, o.ChunkSize = workers, 4096
+			if _, err := format.BuildLayer(&out, bytes.NewReader(in), o); err != nil {
 				t.Fatal(err)
 			}
 			if want == nil {
 				want = out.Bytes()
 			}
 			if !bytes.Equal(out.Bytes(), want) {
-				t.Errorf("%s: %d workers give other bytes", c, workers)
+				t.Errorf("%+v: %d workers give other bytes", o, workers)
 			}
 		}
 	}
@@ -178,9 +195,9 @@ func TestBuildWriteError(t *testing.T) {
 }
 
 func TestBuildOptions(t *testing.T) {
-	gzip := format.Gzip
 	for _, o := range []format.BuildOptions{
-		{ChunkSize: 4097}, {ChunkSize: 2048}, {ChunkSize: 1 << 25}, {Digester: 7}, {Compressor: &gzip}, {Level: 99},
+		{ChunkSize: 4097}, {ChunkSize: 2048}, {ChunkSize: 1 << 25}, {Digester: 7}, {Level: 99}, {Version: 4},
+		{BatchSize: 2048}, {BatchSize: 5000}, {BatchSize: 1 << 21}, {BatchSize: 1 << 20, Version: 5},
 	} {
 		if _, err := format.BuildLayer(io.Discard, bytes.NewReader(nil), o); err == nil {
 			t.Errorf("%+v is accepted", o)

@@ -87,7 +87,13 @@ func checkTables(p []byte) error {
 		return err
 	}
 	c := &checker{b: b, o: CheckOptions{MaxViolations: 1}, report: &Report{}, unit: 1, claimed: newSlots(b.size)}
-	for _, step := range []func() error{c.layout, c.chunkTable} {
+	steps := []func() error{c.layout, c.chunkTable}
+	if b.v5 != nil {
+		c.unit = disk.NidSize / disk.V5Align
+		c.claimed = newSlots(b.size * c.unit)
+		steps = []func() error{c.layoutV5, c.chunksV5}
+	}
+	for _, step := range steps {
 		if err := step(); err != nil && !errors.Is(err, errEnough) {
 			return err
 		}

@@ -66,7 +66,8 @@
 //
 // # Writing
 //
-// BuildLayer makes a layer blob of a layer tar in one pass. Whiteouts stay
+// BuildLayer makes a layer blob of a layer tar in one pass. A ChunkDict spares
+// it the chunks that other images have. Whiteouts stay
 // files, so that the blob means the same as the tar. Merge puts the bootstraps
 // of layers over each other as overlayfs would show them:
 //
@@ -79,8 +80,8 @@
 //     and copies that file up
 //
 // For this the bootstrap of a layer has marks, in
-// attributes below trusted.lighter., and the volume name "lighter layer" that
-// says so. Merge drops them. Bootstraps of other builders have none: there a
+// attributes below trusted.lighter., and the volume name "lighter layer" (in
+// RAFS v5, the root's attribute trusted.lighter.layer) that says so. Merge drops them. Bootstraps of other builders have none: there a
 // root with mode 0755, owner 0:0, time 0 and no attributes counts as not listed.
 //
 // # Sources

@@ -16,7 +16,8 @@ import (
 
 // encoding is what a bootstrap says beside its tree.
 type encoding struct {
-	flags    uint64   // of the extended superblock
+	version  int      // of RAFS; 5, or else 6
+	flags    uint64   // of the superblock; what it must say besides is added
 	volume   string   // volume name, at most 16 bytes
 	prefetch []string // clean paths without leading slash
 }
@@ -37,6 +38,10 @@ func (t *tree) encode(e encoding) ([]byte, error) {
 	if len(t.blobs) > disk.MaxBlobs {
 		return nil, fmt.Errorf("%d blobs, more than %d", len(t.blobs), disk.MaxBlobs)
 	}
+	if e.version == 5 {
+		return t.encodeV5(e)
+	}
+	e.flags |= t.blobFlags()
 	t.inos = t.number()
 	if t.inos > math.MaxUint32 {
 		return nil, fmt.Errorf("%d tree entries, more than %d", t.inos, uint32(math.MaxUint32))
@@ -79,6 +84,20 @@ func (t *tree) encode(e encoding) ([]byte, error) {
 	t.encodeNode(b[m.meta:], t.root, m.meta)
 	t.walk(func(n *node) { t.encodeNode(b[m.meta:], n, m.meta) })
 	return b, nil
+}
+
+// blobFlags are the flags of the extended superblock that depend on the blobs.
+func (t *tree) blobFlags() uint64 {
+	flags := uint64(disk.FlagEncryptNone | disk.FlagInlinedDigests)
+	for i := range t.blobs {
+		if t.blobs[i].Features&disk.BlobInlinedDigests == 0 {
+			flags &^= disk.FlagInlinedDigests
+		}
+		if t.blobs[i].Features&disk.BlobEncrypted != 0 {
+			flags = flags&^disk.FlagEncryptNone | disk.FlagEncryptAES
+		}
+	}
+	return flags
 }
 
 // encodeTables writes device slots, blob table, prefetch table and chunk

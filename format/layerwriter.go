@@ -17,21 +17,37 @@ const layerFeatures = disk.BlobAligned | disk.BlobInlinedMeta | disk.BlobInlined
 // finish writes what follows the chunks: chunk infos, digests, the bootstrap
 // and the table of contents.
 func (b *layerBuilder) finish() (*Layer, error) {
-	l := &Layer{ChunkCount: len(b.tree.chunks), DataSize: b.out.size, UncompressedSize: b.next}
-	if l.ChunkCount > 0 {
-		if err := b.writeMeta(l); err != nil {
-			return nil, err
-		}
+	if err := b.flushBatch(); err != nil {
+		return nil, err
 	}
-	return l, b.finishLayer(l)
-}
-
-// finishLayer writes the bootstrap and the table of contents.
-func (b *layerBuilder) finishLayer(l *Layer) error {
+	l := &Layer{ChunkCount: b.count, DictChunks: b.dictUsed, DataSize: b.out.size, UncompressedSize: b.next}
 	b.tree.mark()
 	var err error
-	l.Bootstrap, err = b.tree.encode(encoding{flags: b.flags(), volume: layerVolume})
+	if b.o.Version == 5 {
+		err = b.finishV5(l)
+	} else {
+		err = b.finishV6(l)
+	}
 	if err != nil {
+		return nil, err
+	}
+	l.Digest, l.Size = [32]byte(b.out.sum.Sum(nil)), b.out.size
+	return l, nil
+}
+
+func (b *layerBuilder) finishV6(l *Layer) error {
+	if l.ChunkCount > 0 {
+		if err := b.writeMeta(l); err != nil {
+			return err
+		}
+	}
+	return b.writeBootstrap(l)
+}
+
+// writeBootstrap writes the bootstrap and the table of contents.
+func (b *layerBuilder) writeBootstrap(l *Layer) error {
+	var err error
+	if l.Bootstrap, err = b.tree.encode(encoding{flags: b.flags(), volume: layerVolume}); err != nil {
 		return err
 	}
 	stored, c, err := pack(Zstd, 0, l.Bootstrap)
@@ -41,11 +57,74 @@ func (b *layerBuilder) finishLayer(l *Layer) error {
 	if err := b.out.part(disk.NameBootstrap, l.Bootstrap, stored, c); err != nil {
 		return err
 	}
-	if err := b.out.finish(); err != nil {
+	return b.out.finish()
+}
+
+// v5LayerFeatures are the features of a layer blob of RAFS v5.
+const v5LayerFeatures = disk.BlobInlinedMeta | disk.BlobHasTarHeader | disk.BlobCapTarTOC
+
+// finishV5 writes a layer blob that is nothing but chunks and bootstrap.
+func (b *layerBuilder) finishV5(l *Layer) error {
+	if l.ChunkCount > 0 {
+		if err := b.out.tarHeader(disk.NameBlobData, l.DataSize); err != nil {
+			return err
+		}
+		e := b.blobEntry(v5LayerFeatures)
+		e.CompressedSize = uint64(b.out.size)
+		b.tree.blobs[b.own] = e
+	}
+	b.tree.root.setXattr(markLayer, []byte("y"))
+	var err error
+	if l.Bootstrap, err = b.tree.encode(encoding{version: 5, flags: b.flags()}); err != nil {
 		return err
 	}
-	l.Digest, l.Size = [32]byte(b.out.sum.Sum(nil)), b.out.size
-	return nil
+	if err := b.out.part(disk.NameBootstrap, l.Bootstrap, l.Bootstrap, None); err != nil {
+		return err
+	}
+	return b.out.flush()
+}
+
+// blobEntry is what a blob table says of the blob; sizes and places of its
+// parts are left to the caller.
+func (b *layerBuilder) blobEntry(features uint32) disk.BlobEntry {
+	e := disk.BlobEntry{
+		ChunkSize: b.o.ChunkSize, ChunkCount: uint32(b.count), Features: features,
+		Compressor: uint32(b.compressor), Digester: uint32(b.o.Digester), UncompressedSize: uint64(b.next),
+	}
+	copy(e.ID[:], PlaceholderID)
+	return e
+}
+
+// chunkInfos returns the chunk infos with the contexts behind them, and the
+// digests, of the layer's own chunks. The header tells how they are laid out.
+func (b *layerBuilder) chunkInfos() (infos, digests []byte, h *disk.BlobHeader) {
+	h = &disk.BlobHeader{Magic: disk.BlobMagic, Magic2: disk.BlobMagic, Features: layerFeatures, ChunkCount: uint32(b.count)}
+	batches := b.batches.count > 0
+	infos = make([]byte, 0, up(disk.ChunkInfoV2Size*int64(b.count)+int64(len(b.batches.contexts)), disk.Alignment)+disk.BlobHeaderSize)
+	digests = make([]byte, 0, 32*b.count)
+	for i := range b.tree.chunks {
+		r := &b.tree.chunks[i]
+		if int(r.BlobIndex) != b.own {
+			continue
+		}
+		digests = append(digests, r.Digest[:]...)
+		if batches {
+			infos = b.infos[r.Index].Append(infos)
+			continue
+		}
+		info := disk.ChunkInfoV1{
+			UncompressedOff: r.UncompressedOff, UncompressedSize: r.UncompressedSize,
+			CompressedOff: r.CompressedOff, CompressedSize: r.CompressedSize,
+		}
+		infos = info.Append(infos)
+	}
+	if batches {
+		h.Features |= disk.BlobChunkInfoV2 | disk.BlobBatch
+		h.ContextOff, h.ContextSize, h.ContextCount = uint64(len(infos)), uint64(len(b.batches.contexts)), b.batches.count
+		infos = append(infos, b.batches.contexts...)
+	}
+	h.CISize = uint64(len(infos))
+	return infos, digests, h
 }
 
 // writeMeta writes chunk infos and digests and makes the blob table entry.
@@ -53,26 +132,16 @@ func (b *layerBuilder) writeMeta(l *Layer) error {
 	if err := b.out.endOfData(b.next); err != nil {
 		return err
 	}
-	infos := make([]byte, 0, up(disk.ChunkInfoV1Size*int64(l.ChunkCount), disk.Alignment)+disk.BlobHeaderSize)
-	digests := make([]byte, 0, 32*l.ChunkCount)
-	for i := range b.tree.chunks {
-		r := &b.tree.chunks[i]
-		info := disk.ChunkInfoV1{
-			UncompressedOff: r.UncompressedOff, UncompressedSize: r.UncompressedSize,
-			CompressedOff: r.CompressedOff, CompressedSize: r.CompressedSize,
-		}
-		infos = info.Append(infos)
-		digests = append(digests, r.Digest[:]...)
+	infos, digests, h := b.chunkInfos()
+	how, level := b.compressor, b.o.Level
+	if how == Gzip {
+		how, level = Zstd, 0 // a table of contents cannot say gzip
 	}
-	stored, c, err := pack(b.compressor, b.o.Level, infos)
+	stored, c, err := pack(how, level, infos)
 	if err != nil {
 		return err
 	}
-	h := &disk.BlobHeader{
-		Magic: disk.BlobMagic, Magic2: disk.BlobMagic, Features: layerFeatures,
-		CICompressor: uint32(c), ChunkCount: uint32(l.ChunkCount), CIOff: uint64(b.out.size),
-		CICompressedSize: uint64(len(stored)), CISize: uint64(len(infos)),
-	}
+	h.CICompressor, h.CIOff, h.CICompressedSize = uint32(c), uint64(b.out.size), uint64(len(stored))
 	if err := b.out.meta(infos, stored, c, h); err != nil {
 		return err
 	}
@@ -80,14 +149,10 @@ func (b *layerBuilder) writeMeta(l *Layer) error {
 		return err
 	}
 	l.Meta = h.Append(append(infos, make([]byte, up(int64(len(infos)), disk.Alignment)-int64(len(infos)))...))
-	e := disk.BlobEntry{
-		ChunkSize: b.o.ChunkSize, ChunkCount: uint32(l.ChunkCount), Features: layerFeatures,
-		Compressor: uint32(b.compressor), Digester: uint32(b.o.Digester),
-		CompressedSize: uint64(b.out.size), UncompressedSize: uint64(b.next),
-		CICompressor: uint32(c), CIOff: h.CIOff, CICompressedSize: h.CICompressedSize, CISize: h.CISize,
-	}
-	copy(e.ID[:], PlaceholderID)
-	b.tree.blobs = []disk.BlobEntry{e}
+	e := b.blobEntry(h.Features)
+	e.CompressedSize = uint64(b.out.size)
+	e.CICompressor, e.CIOff, e.CICompressedSize, e.CISize = uint32(c), h.CIOff, h.CICompressedSize, h.CISize
+	b.tree.blobs[b.own] = e
 	return nil
 }
 
@@ -135,8 +200,7 @@ func sharedEncoder(c Compressor, level int) (func(dst, src []byte) ([]byte, erro
 }
 
 func (b *layerBuilder) flags() uint64 {
-	f := compressorFlag(b.compressor) | digesterFlag(b.o.Digester) |
-		disk.FlagExplicitOwner | disk.FlagInlinedDigests | disk.FlagEncryptNone
+	f := compressorFlag(b.compressor) | digesterFlag(b.o.Digester) | disk.FlagExplicitOwner
 	xattrs := len(b.tree.root.xattrs) > 0
 	var rec func(d *node)
 	rec = func(d *node) {

@@ -15,9 +15,10 @@ import (
 // MergeLayer is one layer of an image.
 type MergeLayer struct {
 	// ID is the id of the layer's blob, hex. It replaces the placeholder in
-	// the layer's bootstrap.
+	// the layer's bootstrap. Empty: the bootstrap is a merged one, whose table
+	// names its blobs.
 	ID string
-	// Bootstrap is the layer's own bootstrap.
+	// Bootstrap is the layer's own bootstrap, or that of an image to build on.
 	Bootstrap *Bootstrap
 	// Size is the number of bytes of the layer's blob. It is needed where the
 	// data lies elsewhere (BuildReference): readers then find the chunk infos
@@ -53,10 +54,7 @@ func Merge(w io.Writer, layers []MergeLayer, o MergeOptions) (*Merged, error) {
 		}
 	}
 	blobs := m.reindex()
-	e := encoding{flags: m.flags | disk.FlagExplicitOwner | disk.FlagHasXattr | disk.FlagEncryptNone, prefetch: o.Prefetch}
-	if blobsHaveDigests(m.tree.blobs) {
-		e.flags |= disk.FlagInlinedDigests
-	}
+	e := encoding{version: m.version, flags: m.flags | disk.FlagExplicitOwner | disk.FlagHasXattr, prefetch: o.Prefetch}
 	b, err := m.tree.encode(e)
 	if err != nil {
 		return nil, fmt.Errorf("merge: %w", err)
@@ -73,23 +71,28 @@ func Merge(w io.Writer, layers []MergeLayer, o MergeOptions) (*Merged, error) {
 
 // merger is the state of one Merge call. Its tree is the image so far.
 type merger struct {
-	tree  *tree
-	byID  map[string]uint32 // blob id → index of tree.blobs
-	flags uint64            // compressor and digester of the last layer
+	tree    *tree
+	byID    map[string]uint32 // blob id → index of tree.blobs
+	flags   uint64            // compressor and digester of the last layer
+	version int               // of RAFS
 }
 
 func (m *merger) add(l MergeLayer, first bool) error {
 	info := l.Bootstrap.Info()
 	switch {
 	case first:
-		m.tree.chunkSize = info.ChunkSize
+		m.tree.chunkSize, m.version = info.ChunkSize, info.Version
+	case m.version != info.Version:
+		return fmt.Errorf("RAFS v%d, not v%d as the layers below", info.Version, m.version)
 	case m.tree.chunkSize != info.ChunkSize:
 		return fmt.Errorf("chunk size is %d, not %d as in the layers below", info.ChunkSize, m.tree.chunkSize)
 	}
 	if info.Flags&disk.FlagExplicitOwner == 0 {
 		return unsupported("extended superblock", "flags", disk.ExtSuperblockOff, "%#x: owners are not explicit", info.Flags)
 	}
-	m.flags = compressorFlag(info.Compressor) | digesterFlag(info.Digester)
+	if err := m.setFlags(info, first); err != nil {
+		return err
+	}
 	upper, err := m.load(l)
 	if err != nil {
 		return err
@@ -103,6 +106,27 @@ func (m *merger) add(l MergeLayer, first bool) error {
 		m.tree.root.replace(upper.root)
 	}
 	m.tree.root.apply(upper.root)
+	return nil
+}
+
+// setFlags notes compressor and digester of a layer. In RAFS v6 each blob has
+// its own; in v5 there is one of each for all, but chunks may be stored as they
+// are.
+func (m *merger) setFlags(info Info, first bool) error {
+	flags := compressorFlag(info.Compressor) | digesterFlag(info.Digester)
+	if first || m.version != 5 {
+		m.flags = flags
+		return nil
+	}
+	below := Info{Compressor: flagsCompressor(m.flags), Digester: flagsDigester(m.flags)}
+	switch {
+	case below.Digester != info.Digester:
+		return fmt.Errorf("digester is %s, not %s as in the layers below", info.Digester, below.Digester)
+	case below.Compressor == None:
+		m.flags = flags
+	case info.Compressor != None && info.Compressor != below.Compressor:
+		return fmt.Errorf("compressor is %s, not %s as in the layers below: RAFS v5 has one for all", info.Compressor, below.Compressor)
+	}
 	return nil
 }
 
@@ -198,13 +222,4 @@ func (m *merger) reindex() []string {
 	}
 	t.blobs = blobs
 	return ids
-}
-
-func blobsHaveDigests(blobs []disk.BlobEntry) bool {
-	for i := range blobs {
-		if blobs[i].Features&disk.BlobInlinedDigests == 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -5,6 +5,7 @@ package format
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"lighter/format/internal/disk"
 )
@@ -43,6 +44,11 @@ func (m *merger) load(l MergeLayer) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.v5 != nil {
+		if x.ours, err = x.marked(i); err != nil {
+			return nil, err
+		}
+	}
 	x.tree.root, err = x.node(i)
 	if err != nil {
 		return nil, err
@@ -55,17 +61,22 @@ func (m *merger) load(l MergeLayer) (*tree, error) {
 	return x.tree, x.dir(i, r, 0)
 }
 
+// marked reports whether the root of a layer of RAFS v5 says that it has our marks.
+func (x *layerLoader) marked(root Inode) (bool, error) {
+	xattrs, err := x.b.Xattrs(root)
+	return slices.ContainsFunc(xattrs, func(a Xattr) bool { return a.Name == markLayer }), err
+}
+
 // blob enters the layer's blob i into the merged blobs.
 func (m *merger) blob(l MergeLayer, i int) (uint32, error) {
-	off := int64(l.Bootstrap.ext.BlobTableOff) + int64(i)*disk.BlobEntrySize
-	p, err := l.Bootstrap.view("blob table", off, disk.BlobEntrySize)
+	e, err := l.Bootstrap.blobEntry(i)
 	if err != nil {
 		return 0, err
 	}
-	var e disk.BlobEntry
-	e.Decode(p)
+	off := l.Bootstrap.blobEntryOff(uint32(i))
 	id := disk.CString(e.ID[:])
-	if id == PlaceholderID || e.Features&disk.BlobInlinedMeta != 0 && e.Features&disk.BlobSeparate == 0 {
+	own := l.ID != "" && e.Features&disk.BlobInlinedMeta != 0 && e.Features&disk.BlobSeparate == 0
+	if id == PlaceholderID || own {
 		id = l.ID
 		if id == "" || len(id) > len(e.ID) {
 			return 0, fmt.Errorf("blob id %q has no place in the blob table", id)
@@ -82,7 +93,6 @@ func (m *merger) blob(l MergeLayer, i int) (uint32, error) {
 		e.MetaSize = uint64(l.Size)
 	}
 	e.Features &^= disk.BlobInlinedMeta
-	e.Index = 0
 	k, found := m.byID[id]
 	if !found {
 		k = uint32(len(m.tree.blobs))
@@ -122,10 +132,18 @@ func (x *layerLoader) dir(i Inode, n *node, depth int) error {
 }
 
 func (x *layerLoader) entry(dir Inode, n *node, d Dirent, depth int) error {
-	if err := x.spend(int64(disk.DirentSize+len(d.Name)), dir); err != nil {
+	file := x.files[d.Nid]
+	taken := int64(disk.DirentSize + len(d.Name))
+	if x.b.v5 != nil {
+		taken = 0 // names are records, and spent with them
+		if file != nil {
+			taken = disk.V5InodeSize
+		}
+	}
+	if err := x.spend(taken, dir); err != nil {
 		return err
 	}
-	if file := x.files[d.Nid]; file != nil {
+	if file != nil {
 		n.children[d.Name] = file
 		return nil
 	}
@@ -148,7 +166,11 @@ func (x *layerLoader) entry(dir Inode, n *node, d Dirent, depth int) error {
 // node reads one inode, without the entries of a directory.
 func (x *layerLoader) node(i Inode) (*node, error) {
 	n := &node{mode: i.Mode, uid: i.UID, gid: i.GID, rdev: i.Rdev, mtime: i.Mtime, nsec: i.MtimeNsec}
-	err := x.spend(int64(i.head)+int64(i.xattr), i)
+	size := int64(i.head) + int64(i.xattr)
+	if x.b.v5 != nil {
+		size = i.v5.recordEnd(&i) - i.v5.off
+	}
+	err := x.spend(size, i)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +181,10 @@ func (x *layerLoader) node(i Inode) (*node, error) {
 		n.size = i.Size
 		err = x.fileChunks(i, n)
 	case n.isSymlink():
-		if err = x.spend(i.Size, i); err == nil {
+		if x.b.v5 == nil {
+			err = x.spend(i.Size, i)
+		}
+		if err == nil {
 			n.target, err = x.b.Readlink(i)
 		}
 	}
@@ -192,27 +217,31 @@ func (x *layerLoader) xattrs(i Inode, n *node) error {
 
 func (x *layerLoader) fileChunks(i Inode, n *node) error {
 	count := x.b.chunkCount(&i)
-	if err := x.spend(count*disk.ChunkIndexSize, i); err != nil {
-		return err
+	if x.b.v5 == nil {
+		if err := x.spend(count*disk.ChunkIndexSize, i); err != nil {
+			return err
+		}
 	}
 	n.chunks = make([]uint32, 0, count)
-	return x.b.FileChunks(i, 0, i.Size, func(_ int64, c Chunk) bool {
+	var failed error
+	err := x.b.FileChunks(i, 0, i.Size, func(_ int64, c Chunk) bool {
 		key := uint64(c.BlobIndex)<<32 | uint64(c.Index)
 		k, found := x.chunks[key]
 		if !found {
 			k = uint32(len(x.merged.chunks))
 			x.chunks[key] = k
-			crc := c.crc
-			if c.flags&disk.RecordCRC32C == 0 {
-				crc = 0 // what the flag declares invalid isn't passed on
-			}
-			x.merged.chunks = append(x.merged.chunks, disk.ChunkRecord{
-				Digest: c.Digest, BlobIndex: x.blobs[c.BlobIndex], Flags: c.flags, Index: c.Index, CRC32C: crc,
-				CompressedOff: uint64(c.compressedOff), CompressedSize: c.compressedSize,
-				UncompressedOff: uint64(c.UncompressedOff), UncompressedSize: c.UncompressedSize,
-			})
+			r := c.diskRecord()
+			r.BlobIndex = x.blobs[c.BlobIndex]
+			x.merged.chunks = append(x.merged.chunks, r)
+		} else if r := &x.merged.chunks[k]; r.Digest != c.Digest || r.UncompressedSize != c.UncompressedSize {
+			failed = corrupt("chunk", "", x.b.recordOff(c.record), "chunk %d of blob %d differs from another record of it", c.Index, c.BlobIndex)
+			return false
 		}
 		n.chunks = append(n.chunks, k)
 		return true
 	})
+	if failed != nil {
+		return failed
+	}
+	return err
 }

@@ -5,6 +5,8 @@ package format
 import (
 	"hash/crc32"
 	"sync"
+
+	"lighter/format/internal/disk"
 )
 
 // pipeline digests and compresses chunks on several goroutines and hands them
@@ -45,6 +47,8 @@ type piece struct {
 	digest [32]byte
 	crc    uint32
 	claim  *claim
+	single bool              // the chunk is all of a file
+	dict   *disk.ChunkRecord // the dictionary's chunk of this content
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -90,7 +94,7 @@ func (p *pipeline) room(n int) ([]byte, error) {
 func (p *pipeline) add(n *node, buf []byte) {
 	used := len(p.current.data)
 	p.current.data = p.current.data[:used+len(buf)]
-	p.current.pieces = append(p.current.pieces, piece{node: n, data: [2]int{used, used + len(buf)}})
+	p.current.pieces = append(p.current.pieces, piece{node: n, data: [2]int{used, used + len(buf)}, single: n.size == int64(len(buf))})
 }
 
 func (p *pipeline) flush() {
@@ -132,8 +136,12 @@ func (p *pipeline) process(b *batch) error {
 		if !first {
 			continue
 		}
+		if r, found := p.b.o.ChunkDict.find(chunkKey{c.digest, len(raw)}, p.b.o.Digester); found {
+			c.dict = &r
+			continue
+		}
 		c.crc = crc32.Checksum(raw, castagnoli)
-		if p.b.compressor == None {
+		if p.b.compressor == None || p.b.batches.takes(c, len(raw)) {
 			continue
 		}
 		start := len(b.packed)
@@ -171,7 +179,9 @@ func (p *pipeline) deliverBatch(b *batch) error {
 		c := &b.pieces[i]
 		if !c.claim.written {
 			number := len(p.b.tree.chunks)
-			if err := p.b.addChunk(c, b.data[c.data[0]:c.data[1]], b.packed[c.packed[0]:c.packed[1]]); err != nil {
+			if c.dict != nil {
+				p.b.addDictChunk(*c.dict)
+			} else if err := p.b.addChunk(c, b.data[c.data[0]:c.data[1]], b.packed[c.packed[0]:c.packed[1]]); err != nil {
 				return err
 			}
 			c.claim.number, c.claim.written = uint32(number), true
@@ -191,7 +201,7 @@ type chunkKey struct {
 type claim struct {
 	seq     int64  // of the earliest piece seen with this content; guarded by dedup.mu
 	written bool   // this and number belong to deliver
-	number  uint32 // of the chunk in the blob
+	number  uint32 // index of tree.chunks
 }
 
 // dedup finds equal chunks while they are still on their way.

@@ -215,7 +215,12 @@ func (b *referenceBuilder) finish() (*Reference, error) {
 			return nil, err
 		}
 	}
-	return ref, b.finishLayer(&ref.Layer)
+	b.tree.mark()
+	if err := b.writeBootstrap(&ref.Layer); err != nil {
+		return nil, err
+	}
+	ref.Digest, ref.Size = [32]byte(b.out.sum.Sum(nil)), b.out.size
+	return ref, nil
 }
 
 // writeMeta writes chunk infos, contexts and digests, and makes the blob table

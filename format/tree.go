@@ -60,6 +60,8 @@ type placement struct {
 	pos     int64 // of the inode, bytes from the meta address
 	data    int64 // of the data of directories and symlinks, likewise
 	dirSize int64 // bytes of the directory blocks
+
+	first uint32 // RAFS v5: number of a directory's first child
 }
 
 // treeEntry is one name in a directory.

@@ -20,8 +20,10 @@ const (
 	// markLower is on the stand-in of a hard link to a file of a lower layer,
 	// and holds that file's path without leading slash.
 	markLower = markXattrs + "link"
-	// layerVolume is the volume name of bootstraps that have these marks.
+	// layerVolume is the volume name of bootstraps that have these marks, and
+	// markLayer is on the root of those of RAFS v5, which has no volume names.
 	layerVolume = "lighter layer"
+	markLayer   = markXattrs + "layer"
 )
 
 // whiteout tells what a name says about lower layers: the name it removes, or

@@ -35,7 +35,9 @@ func (d *Driver) ApplyDiff(id, parent string, diff io.Reader) (size int64, err e
 		return 0, err
 	}
 	fault("apply-begun")
-	r, err := s.apply(id, parent, newStream(diff))
+	in := newStream(diff)
+	defer in.stop()
+	r, err := s.apply(id, parent, in)
 	if err == nil {
 		fault("apply-record")
 		err = d.storeRecord(r)
@@ -66,11 +68,8 @@ func (d *Driver) beginApply(id string) error {
 	default:
 		return fmt.Errorf("layer %s: refused, or the layer could lack its beginning: a diff was applied before; remove the layer first", id)
 	}
-	err := os.Mkdir(d.layerDir(id), 0o700)
-	if err == nil {
-		err = syncDir(filepath.Dir(d.layerDir(id)))
-	}
-	if err != nil {
+	// Not synced: a power cut takes Docker, too, and with it what is left of the stream.
+	if err := os.Mkdir(d.layerDir(id), 0o700); err != nil {
 		d.mu.Lock()
 		d.setLayer(id, nil)
 		d.mu.Unlock()
@@ -96,8 +95,8 @@ func (d *Driver) endApply(id string, failed error) {
 // apply finds out the kind of layer and stores it.
 func (s *store) apply(id, parent string, in *stream) (*record, error) {
 	r := &record{Version: 1, ID: id, Parent: parent}
-	head, err := in.Peek(tarBlock)
-	if err != nil && err != io.EOF {
+	head, err := in.head(tarBlock)
+	if err != nil {
 		return nil, err
 	}
 	switch {
@@ -122,15 +121,11 @@ func headerName(h []byte) string {
 	return string(name)
 }
 
-// applyTar unpacks an ordinary layer, whose tar is src, through Docker's overlay2 while splitting it.
+// applyTar unpacks an ordinary layer, whose tar is src, into overlay2's directory while splitting it.
 func (s *store) applyTar(r *record, src io.Reader, in *stream) (err error) {
 	r.Kind = kindTar
-	release, err := s.holdUnlessNative(r.ID, r.Parent)
-	if err != nil {
-		return err
-	}
-	defer release()
 	path := filepath.Join(s.d.layerDir(r.ID), tarSplitFile)
+	// Not synced, like the unpacked files: what a power cut takes of either, Diff notices.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -140,19 +135,12 @@ func (s *store) applyTar(r *record, src io.Reader, in *stream) (err error) {
 	if err != nil {
 		return err
 	}
-	// Not synced, like the unpacked files: what a power cut takes of either, Diff notices.
-	pipe := newBlockPipe()
-	done := make(chan error, 1)
-	go func() { done <- disassemble(src, storage.NewJSONPacker(enc), pipe) }()
-	size, err := s.overlay.ApplyDiff(r.ID, r.Parent, pipe)
+	u, err := newUnpacker(s.d.diffDir(r.ID), s.idMap)
 	if err != nil {
-		pipe.fail(err)
+		return err
 	}
-	pipe.stop()
-	if splitErr := <-done; splitErr != nil {
-		err = splitErr
-	}
-	err = errors.Join(err, enc.Close())
+	defer u.close()
+	err = errors.Join(disassemble(src, storage.NewJSONPacker(enc), u), enc.Close())
 	if notTar := (*notTarError)(nil); errors.As(err, &notTar) {
 		return s.blobAfterAll(r, in, io.MultiReader(bytes.NewReader(notTar.pending), src), err)
 	}
@@ -160,7 +148,6 @@ func (s *store) applyTar(r *record, src io.Reader, in *stream) (err error) {
 		return err
 	}
 	fault("apply-split")
-	r.Size = size
 	if r.TarSplit, err = fileDigest(path); err != nil {
 		return err
 	}
@@ -170,5 +157,6 @@ func (s *store) applyTar(r *record, src io.Reader, in *stream) (err error) {
 	if isNydusBlob(in.tail) {
 		return s.blobFromTar(r, in, nil)
 	}
-	return nil
+	r.Size, err = u.finish()
+	return err
 }

@@ -39,7 +39,7 @@ func (s *store) applyOpaque(r *record, in *stream) error {
 	if err := os.Remove(path); err != nil {
 		return err
 	}
-	return s.applyTar(r, bufio.NewReaderSize(f, pipeBlock), in)
+	return s.applyTar(r, bufio.NewReaderSize(f, blockSize), in)
 }
 
 // keepBlob enters the stored stream of r as a data blob.

@@ -156,11 +156,9 @@ func listing(t testing.TB, root string) string {
 		}
 		st := fi.Sys().(*syscall.Stat_t)
 		fmt.Fprintf(&out, "%q %o %d:%d rdev=%d size=%d", rel, st.Mode, st.Uid, st.Gid, st.Rdev, fi.Size())
-		if !strings.Contains(rel, "/") && rel != "." || fi.Mode().IsRegular() {
-			// an entry without a time of its own has that of its making
-			if time.Since(fi.ModTime()) > time.Hour {
-				fmt.Fprintf(&out, " %s", fi.ModTime().UTC().Format(time.RFC3339Nano))
-			}
+		// an entry without a time of its own has that of its making
+		if time.Since(fi.ModTime()).Abs() > time.Hour {
+			fmt.Fprintf(&out, " %s", fi.ModTime().UTC().Format(time.RFC3339Nano))
 		}
 		if st.Nlink > 1 && !fi.IsDir() {
 			if first[st.Ino] == "" {

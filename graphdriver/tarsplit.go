@@ -4,7 +4,6 @@ package graphdriver
 
 import (
 	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc64"
@@ -16,10 +15,8 @@ import (
 )
 
 const (
-	overlayXattr = "SCHILY.xattr.trusted.overlay."
-	droppedXattr = "LIGHTER.drop.trusted.overlay." // as long; no reader of tar knows it
-	segmentSize  = 1 << 20                         // bytes of one piece of raw data in the tar-split file
-	headerLimit  = 16 << 20                        // bytes of headers before one entry; archive/tar bounds each by 1 MiB
+	segmentSize = 1 << 20  // bytes of one piece of raw data in the tar-split file
+	headerLimit = 16 << 20 // bytes of headers before one entry; archive/tar bounds each by 1 MiB
 )
 
 // recorder passes a reader's bytes on and, while on, keeps a copy of them.
@@ -44,16 +41,22 @@ func (r *recorder) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// entryWriter takes a tar's entries: of each Begin, then its data, whatever its type, then End.
+type entryWriter interface {
+	Begin(hdr *tar.Header) error
+	io.Writer
+	End() error
+}
+
 // disassembler cuts a tar stream into what the unpacked files will hold and the rest, as tar-split does: the rest goes to
-// the packer as segments, each file as its name, size and CRC-64. Everything goes to out as well, for unpacking.
+// the packer as segments, each file as its name, size and CRC-64. Each entry goes to out as well, for unpacking.
 //
 // It differs from tar-split's own in what must not be lost: the contents of entries that are not unpacked as regular files
 // (sparse files, whiteouts with content) become segments, so that the stream can be assembled again.
-// And attributes of overlayfs in the stream don't reach out, where they would be obeyed.
 type disassembler struct {
 	src  *recorder
 	pack storage.Packer
-	out  *blockPipe
+	out  entryWriter
 	seen map[string]bool // cleaned names of regular files with content
 	buf  []byte
 }
@@ -70,8 +73,8 @@ type notTarError struct {
 func (e *notTarError) Error() string { return "layer's tar: " + e.err.Error() }
 func (e *notTarError) Unwrap() error { return e.err }
 
-// disassemble reads src to its end. It closes out.
-func disassemble(src io.Reader, pack storage.Packer, out *blockPipe) error {
+// disassemble reads src to its end.
+func disassemble(src io.Reader, pack storage.Packer, out entryWriter) error {
 	d := &disassembler{
 		src:  &recorder{r: src, on: true},
 		pack: pack,
@@ -79,9 +82,7 @@ func disassemble(src io.Reader, pack storage.Packer, out *blockPipe) error {
 		seen: make(map[string]bool),
 		buf:  make([]byte, 128<<10),
 	}
-	err := d.run()
-	out.close(err)
-	return err
+	return d.run()
 }
 
 func (d *disassembler) run() error {
@@ -91,23 +92,32 @@ func (d *disassembler) run() error {
 		if err == io.EOF {
 			return d.trailer()
 		}
-		if err == nil && d.seen[path.Clean(hdr.Name)] {
+		if err == nil && d.seen[rootedName(hdr.Name)] {
 			err = fmt.Errorf("%q: %w", hdr.Name, errUnreadableTwice)
 		}
 		if err != nil {
 			return &notTarError{err, d.src.buf}
 		}
-		if err := errors.Join(d.out.readerErr(), d.flush(hasOverlayXattr(hdr))); err != nil {
+		if err := d.flush(); err != nil {
+			return err
+		}
+		if hdr.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		if err := d.out.Begin(hdr); err != nil {
 			return err
 		}
 		if err := d.content(tr, hdr); err != nil {
 			return err
 		}
+		if err := d.out.End(); err != nil {
+			return err
+		}
 	}
 }
 
-// flush stores what was recorded as one segment, and passes it on.
-func (d *disassembler) flush(strip bool) error {
+// flush stores what was recorded as one segment.
+func (d *disassembler) flush() error {
 	b := d.src.buf
 	if len(b) == 0 {
 		return nil
@@ -115,19 +125,12 @@ func (d *disassembler) flush(strip bool) error {
 	if _, err := d.pack.AddEntry(storage.Entry{Type: storage.SegmentType, Payload: b}); err != nil {
 		return err
 	}
-	if strip {
-		b = bytes.ReplaceAll(b, []byte(overlayXattr), []byte(droppedXattr))
-	}
-	d.out.write(b)
 	d.src.buf = b[:0]
 	return nil
 }
 
 // content takes the data of one entry.
 func (d *disassembler) content(tr *tar.Reader, hdr *tar.Header) error {
-	if hdr.Typeflag == tar.TypeXGlobalHeader {
-		return nil
-	}
 	if !fileContent(hdr) {
 		return d.rawContent(tr)
 	}
@@ -136,13 +139,12 @@ func (d *disassembler) content(tr *tar.Reader, hdr *tar.Header) error {
 	d.src.on = false
 	var size int64
 	for {
-		if err := d.out.readerErr(); err != nil {
-			return err
-		}
 		n, err := tr.Read(d.buf)
 		if n > 0 {
 			crc.Write(d.buf[:n])
-			d.out.write(d.buf[:n])
+			if _, err := d.out.Write(d.buf[:n]); err != nil {
+				return err
+			}
 			size += int64(n)
 		}
 		if err == io.EOF {
@@ -156,7 +158,7 @@ func (d *disassembler) content(tr *tar.Reader, hdr *tar.Header) error {
 	if size == 0 {
 		return nil
 	}
-	d.seen[path.Clean(hdr.Name)] = true
+	d.seen[rootedName(hdr.Name)] = true
 	e := storage.Entry{Type: storage.FileType, Size: size, Payload: crc.Sum(nil)}
 	e.SetName(hdr.Name)
 	_, err := d.pack.AddEntry(e)
@@ -166,12 +168,12 @@ func (d *disassembler) content(tr *tar.Reader, hdr *tar.Header) error {
 // rawContent stores an entry's data as it lies in the stream.
 func (d *disassembler) rawContent(tr *tar.Reader) error {
 	for {
-		if err := d.out.readerErr(); err != nil {
+		n, err := tr.Read(d.buf)
+		if _, err := d.out.Write(d.buf[:n]); err != nil {
 			return err
 		}
-		_, err := tr.Read(d.buf)
 		if len(d.src.buf) >= segmentSize || err != nil {
-			if err := d.flush(false); err != nil {
+			if err := d.flush(); err != nil {
 				return err
 			}
 		}
@@ -191,7 +193,7 @@ func (d *disassembler) trailer() error {
 			return err
 		}
 		if len(d.src.buf) >= segmentSize {
-			if err := d.flush(false); err != nil {
+			if err := d.flush(); err != nil {
 				return err
 			}
 		}
@@ -199,12 +201,12 @@ func (d *disassembler) trailer() error {
 	if d.src.err != io.EOF {
 		return d.src.err
 	}
-	return d.flush(false)
+	return d.flush()
 }
 
 // fileContent tells whether an entry's data will lie as it is in an unpacked regular file.
 func fileContent(hdr *tar.Header) bool {
-	if hdr.Typeflag != tar.TypeReg || strings.HasPrefix(path.Base(path.Clean(hdr.Name)), ".wh.") {
+	if hdr.Typeflag != tar.TypeReg || strings.HasPrefix(path.Base(path.Clean(hdr.Name)), whiteoutPrefix) {
 		return false
 	}
 	for key := range hdr.PAXRecords {
@@ -213,13 +215,4 @@ func fileContent(hdr *tar.Header) bool {
 		}
 	}
 	return true
-}
-
-func hasOverlayXattr(hdr *tar.Header) bool {
-	for key := range hdr.PAXRecords {
-		if strings.HasPrefix(key, overlayXattr) {
-			return true
-		}
-	}
-	return false
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"testing"
 
 	"lighter/format"
@@ -50,6 +51,20 @@ func Build(tars []io.Reader, o format.BuildOptions) (*Image, error) {
 	im.Bytes = out.Bytes()
 	im.Bootstrap, err = format.OpenBytes(im.Bytes)
 	return im, err
+}
+
+// MergeLayers returns the image's layers as they were merged.
+func (im *Image) MergeLayers(t *testing.T) []format.MergeLayer {
+	t.Helper()
+	var layers []format.MergeLayer
+	for _, l := range im.Layers {
+		b, err := format.OpenBytes(l.Bootstrap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, format.MergeLayer{ID: hex.EncodeToString(l.Digest[:]), Bootstrap: b})
+	}
+	return layers
 }
 
 // Open gives access to the image's blobs.
@@ -108,15 +123,22 @@ func (im *Image) Check(t *testing.T) {
 			t.Errorf("layer %d: %v", i, err)
 			continue
 		}
-		check(fmt.Sprintf("layer %d", i), b, func(format.Blob) (io.ReaderAt, int64, error) {
+		check(fmt.Sprintf("layer %d", i), b, func(bl format.Blob) (io.ReaderAt, int64, error) {
+			if bl.ID != format.PlaceholderID {
+				return im.Open(bl) // of a chunk dictionary
+			}
 			return bytes.NewReader(blob), int64(len(blob)), nil
 		})
-		if bl := b.Blobs(); len(bl) > 0 {
-			if _, err := format.ParseChunkTable(l.Meta, bl[0]); err != nil {
+		own := slices.IndexFunc(b.Blobs(), func(bl format.Blob) bool { return bl.ID == format.PlaceholderID })
+		switch {
+		case own < 0 && (l.Meta != nil || l.ChunkCount != 0 || lb.HasData):
+			t.Errorf("layer %d: data without a blob", i)
+		case b.Info().Version == 5 && l.Meta != nil:
+			t.Errorf("layer %d: chunk infos with RAFS v5", i)
+		case own >= 0 && b.Info().Version == 6:
+			if _, err := format.ParseChunkTable(l.Meta, b.Blobs()[own]); err != nil {
 				t.Errorf("layer %d: blob.meta: %v", i, err)
 			}
-		} else if l.Meta != nil || l.ChunkCount != 0 || lb.HasData {
-			t.Errorf("layer %d: data without a blob", i)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -104,20 +105,28 @@ func run(t *testing.T, name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// CheckWithPeers lets every other implementation read the image and compares
-// what those that mount it show.
+// CheckWithPeers lets every other implementation that knows the image's
+// version and features read it, and compares what those that mount it show.
 func (im *Image) CheckWithPeers(t *testing.T, want Listing) {
 	t.Helper()
-	im.CheckWithFsck(t)
-	im.CheckWithNydusImage(t)
-	if d := Diff(want, im.ListWithKernel(t)); d != "" {
-		t.Errorf("kernel: %s", d)
+	if im.Bootstrap.Info().Version == 6 {
+		im.CheckWithFsck(t)
+		if d := Diff(want, im.ListWithKernel(t)); d != "" {
+			t.Errorf("kernel: %s", d)
+		}
 	}
+	if slices.ContainsFunc(im.Bootstrap.Blobs(), format.Blob.IsBatch) {
+		return // the Nydus programs that can be built here are older than batches
+	}
+	im.CheckWithNydusImage(t)
 	if l, ok := im.ListWithNydusd(t); ok {
 		times := byPath(want)
 		for i := range l {
 			if times[l[i].Path].Mtime == 0 {
 				l[i].Mtime = 0 // nydusd shows the current time
+			}
+			if l[i].Path == "." {
+				l[i].Mode = times["."].Mode // nydusd shows 0755
 			}
 		}
 		if d := Diff(want, l); d != "" {

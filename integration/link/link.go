@@ -59,6 +59,9 @@ func New(target string, o Options) (*Link, error) {
 // Bytes is what the server has sent through the link so far.
 func (k *Link) Bytes() int64 { return k.down.bytes.Load() }
 
+// Sent is how many bytes went to the target.
+func (k *Link) Sent() int64 { return k.up.bytes.Load() }
+
 // Close ends all connections and returns when they are gone.
 func (k *Link) Close() error {
 	k.mu.Lock()
