@@ -28,6 +28,7 @@ type Options struct {
 	AllPlatforms bool
 	Jobs         int      // layers at a time; 0: one per CPU, at most 4
 	Prefetch     []string // absolute paths to read ahead, written into the bootstrap
+	OCIRef       bool     // the data stays in the source's layers, which come along; zran over gzip
 	KeepTar      bool     // keep what gives the layers' very bytes again
 	WorkDir      string   // for blobs in the making; "": the system's temporary directory
 	Progress     Progress
@@ -269,6 +270,11 @@ func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config 
 		return err
 	}
 	if c.o.Index == IndexNone {
+		if c.o.OCIRef {
+			if _, err := copyTree(ctx, c.src, c.sink, w.manifest, CopyOptions{Jobs: c.o.Jobs, Progress: c.o.Progress}, srcTag); err != nil {
+				return err
+			}
+		}
 		return c.sink.PutManifest(ctx, t.full)
 	}
 	if _, err := c.sink.Put(ctx, bootConfig.desc, bootConfig.open); err != nil {
@@ -280,7 +286,7 @@ func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config 
 	if err := c.sink.PutManifest(ctx, t.boot, bootTag); err != nil {
 		return err
 	}
-	if c.o.Index == IndexMerged {
+	if c.o.Index == IndexMerged || c.o.OCIRef { // what keeps the layers that hold the data
 		_, err := copyTree(ctx, c.src, c.sink, w.manifest, CopyOptions{Jobs: c.o.Jobs, Progress: c.o.Progress}, srcTag)
 		return err
 	}

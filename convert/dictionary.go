@@ -28,6 +28,9 @@ func (c *converter) dictLayers(ctx context.Context, ids []string, layers []*laye
 	own := map[string]bool{}
 	for _, l := range layers {
 		own[l.desc.Digest.Hex] = true
+		if c.o.OCIRef {
+			own[l.source.Digest.Hex] = true
+		}
 	}
 	var out []*layer
 	for _, id := range ids {

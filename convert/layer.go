@@ -52,7 +52,11 @@ func (c *converter) buildLayer(ctx context.Context, d v1.Descriptor, diffID v1.H
 	blob := filepath.Join(c.work, d.Digest.Hex+".blob")
 	defer os.Remove(blob)
 	l := &layer{source: d, how: PhaseDone}
-	built, err := c.spool(ctx, blob, l, diffID)
+	spool := c.spool
+	if c.o.OCIRef {
+		spool = c.reference
+	}
+	built, err := spool(ctx, blob, l, diffID)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", d.Digest, err)
 	}
@@ -131,13 +135,46 @@ func (c *converter) build(ctx context.Context, out io.Writer, d v1.Descriptor, d
 	return built, nil
 }
 
+// reference makes the blob of a layer whose data stays where it is.
+func (c *converter) reference(ctx context.Context, blob string, l *layer, diffID v1.Hash) (*format.Layer, error) {
+	d := l.source
+	out, err := os.OpenFile(blob, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	src, err := c.src.Open(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	e := Event{Phase: PhaseBuild, Layer: d.Digest.String(), Total: d.Size}
+	ahead := readAhead(&contextReader{ctx, &countingReader{r: src, p: c.o.Progress, e: e}, nil})
+	built, err := format.BuildReference(out, ahead, c.o.Build)
+	ahead.Close()
+	if errors.Is(err, format.ErrUnsupported) {
+		err = fmt.Errorf("%w (hint: convert it without --oci-ref)", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if got := (v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(built.DiffID[:])}); diffID != (v1.Hash{}) && got != diffID {
+		return nil, fmt.Errorf("%w: the config's diff id is %s, its content has %s", ErrDigest, diffID, got)
+	}
+	return &built.Layer, out.Close()
+}
+
 // blobDescriptor is a data blob's entry in the full manifest.
 func (c *converter) blobDescriptor(digest v1.Hash, size int64, source v1.Hash) v1.Descriptor {
-	return v1.Descriptor{MediaType: mediaBlob, Digest: digest, Size: size, Annotations: map[string]string{
+	d := v1.Descriptor{MediaType: mediaBlob, Digest: digest, Size: size, Annotations: map[string]string{
 		annBlob:         "true",
 		annSourceDigest: source.String(),
 		annOptions:      c.o.fingerprint(),
 	}}
+	if c.o.OCIRef {
+		d.Annotations[annRef] = source.String()
+	}
+	return d
 }
 
 // keep moves what merging needs of a layer out of memory.
@@ -175,7 +212,7 @@ func mergeLayers(name string, layers []*layer, prefetch []string) (blobs []strin
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: bootstrap: %w", l.desc.Digest, err)
 		}
-		in = append(in, format.MergeLayer{ID: l.desc.Digest.Hex, Bootstrap: b})
+		in = append(in, format.MergeLayer{ID: l.desc.Digest.Hex, Bootstrap: b, Size: l.desc.Size})
 	}
 	m, err := format.Merge(out, in, format.MergeOptions{Prefetch: prefetch})
 	if err != nil {
@@ -196,6 +233,9 @@ func (o *Options) fingerprint() string {
 	chunk := o.Build.ChunkSize
 	if chunk == 0 {
 		chunk = 1 << 20
+	}
+	if o.OCIRef {
+		return fmt.Sprintf("%s/v%s/ref/%d", generation, fsVersionSix, chunk)
 	}
 	s := fmt.Sprintf("%s/v%s/%s/%d/%d/%s", generation, fsVersion(o.Build), codec, o.Build.Level, chunk, o.Build.Digester)
 	if o.Build.BatchSize != 0 {

@@ -24,6 +24,7 @@ type convertFlags struct {
 
 	level, jobs, version int
 	all, json, keepTar   bool
+	ociRef               bool
 	platforms            []string
 }
 
@@ -60,6 +61,7 @@ conversion left under the target's tag are not converted again.`,
 	fl.BoolVar(&f.all, "all-platforms", false, "convert every platform of the source")
 	fl.IntVar(&f.jobs, "jobs", 0, "layers at a time (0: one per CPU, at most 4)")
 	fl.StringVar(&f.progress, "progress", "auto", "auto, plain or json")
+	fl.BoolVar(&f.ociRef, "oci-ref", false, "leave the data in the source's own gzip (or uncompressed) layers; only an index of them is made")
 	fl.BoolVar(&f.keepTar, "keep-tar", false, "keep what gives the layers' very bytes again (lighter export --image)")
 	fl.BoolVar(&f.json, "json", false, "print the result as JSON")
 	return cmd
@@ -67,7 +69,7 @@ conversion left under the target's tag are not converted again.`,
 
 // options turns flags into conversion options; all mistakes are usage errors.
 func (f *convertFlags) options(stdin io.Reader) (convert.Options, error) {
-	o := convert.Options{AllPlatforms: f.all, Jobs: f.jobs, KeepTar: f.keepTar, WorkDir: f.workDir}
+	o := convert.Options{AllPlatforms: f.all, Jobs: f.jobs, KeepTar: f.keepTar, OCIRef: f.ociRef, WorkDir: f.workDir}
 	c, err := format.ParseCompressor(f.compressor)
 	if err != nil {
 		return o, usagef("compressor %q is none of zstd, lz4_block, gzip, none", f.compressor)
@@ -100,6 +102,12 @@ func (f *convertFlags) options(stdin io.Reader) (convert.Options, error) {
 	case convert.IndexLazy, convert.IndexMerged, convert.IndexNone:
 	default:
 		return o, usagef("index %q is none of lazy, merged, none", f.index)
+	}
+	if f.ociRef && (f.version == 5 || f.batchSize != "" && f.batchSize != "0" || f.dict != "") {
+		return o, usagef("--oci-ref makes no chunks: it goes without --fs-version 5, --batch-size and --chunk-dict")
+	}
+	if f.ociRef && f.keepTar {
+		return o, usagef("--oci-ref and --keep-tar exclude each other: the layers themselves stay")
 	}
 	if f.all && len(f.platforms) > 0 {
 		return o, usagef("--platform and --all-platforms exclude each other")
