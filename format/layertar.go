@@ -71,7 +71,7 @@ func (t *layerTar) linksTo(name string) error {
 			continue
 		}
 		t.written[h.Name] = true
-		if err := t.w.WriteHeader(h); err != nil {
+		if err := errors.Join(t.linksTo(h.Name), t.w.WriteHeader(h)); err != nil {
 			return err
 		}
 	}
