@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// buildxVersion is what integration/tools/buildx requires.
+const buildxVersion = "0.36.1"
+
+// InstallBuildx makes `docker buildx` known to the clients of this Env. It is
+// built once per machine, into the cache (some minutes).
+func (e *Env) InstallBuildx(t TB) {
+	t.Helper()
+	cache, err := CacheDir()
+	if err != nil {
+		t.Fatalf("buildx: %v", err)
+	}
+	bin := filepath.Join(cache, "docker-buildx-"+buildxVersion)
+	lock, err := os.Create(bin + ".lock")
+	if err != nil {
+		t.Fatalf("buildx: %v", err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatalf("buildx: %v", err)
+	}
+	if _, err := os.Stat(bin); err != nil {
+		root, err := RepoRoot()
+		if err != nil {
+			t.Fatalf("buildx: %v", err)
+		}
+		t.Logf("building docker buildx into %s", bin)
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X github.com/docker/buildx/version.Version=v"+buildxVersion,
+			"-o", bin+".part", "github.com/docker/buildx/cmd/buildx")
+		cmd.Dir = filepath.Join(root, "integration", "tools", "buildx")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		runCommand(t, 20*time.Minute, cmd)
+		if err := os.Rename(bin+".part", bin); err != nil {
+			t.Fatalf("buildx: %v", err)
+		}
+	}
+	if err := os.Symlink(bin, e.Path(t, "docker-config", "cli-plugins", "docker-buildx")); err != nil {
+		t.Fatalf("buildx: %v", err)
+	}
+}
+
+// BuildKitImage packs our buildkitd into an image that `docker load` takes.
+func (e *Env) BuildKitImage(t TB, tag string) (archive string) {
+	t.Helper()
+	bin := filepath.Dir(e.Binary(t, "buildkitd"))
+	e.Buildctl(t)
+	archive = e.Path(t, "buildkitd-image.tar")
+	runCommand(t, 5*time.Minute, exec.Command(e.Binary(t, "buildkitd/image"), "-bin", bin, "-tag", tag, "-o", archive))
+	return archive
+}
