@@ -80,15 +80,6 @@ func (a *accessor) GetByBlob(ctx context.Context, d ocispecs.Descriptor, parent 
 	case below != nil:
 		return nil, fmt.Errorf("ordinary layer %s lies over data blobs without a bootstrap: such an image cannot be built on", d.Digest)
 	}
-	if parent != nil {
-		im, err := a.b.Of(parent)
-		if err != nil {
-			return nil, err
-		}
-		if im != nil {
-			return nil, fmt.Errorf("ordinary layer %s lies over an accelerated image: such an image cannot be built on; convert it anew", d.Digest)
-		}
-	}
 	return a.Manager.GetByBlob(ctx, d, parent, opts...)
 }
 
