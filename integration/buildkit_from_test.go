@@ -280,6 +280,18 @@ func (f *fromTest) cached(t *testing.T) {
 	if err != nil || len(images) != 0 {
 		t.Errorf("pruning left %v, %v", images, err)
 	}
+	var kept int64 // on disk: files without a chunk may stay
+	chunks, err := filepath.Glob(filepath.Join(f.b.Root, "*", "lazy", "cache", "blobs", "*.data"))
+	for _, c := range chunks {
+		var st syscall.Stat_t
+		if err := syscall.Stat(c, &st); err != nil {
+			t.Fatal(err)
+		}
+		kept += st.Blocks * 512
+	}
+	if err != nil || kept > 0 {
+		t.Errorf("pruning left %d bytes of chunks, %v", kept, err)
+	}
 	build("")
 	if again := digestOf(t, f.e.Registry.Ref("again")); len(blobsOf(t, f.e.Registry.Ref("again")+"-data")) == 0 {
 		t.Errorf("after pruning the image is %s", again)
