@@ -8,7 +8,7 @@ FUZZTIME ?= 5m
 PKGS = $(shell $(GO) list ./... | grep -v '/integration')
 PEERS := $(CACHE)/peers/bin/nydusd
 
-.PHONY: all build buildkitd setup test test-unit integration fuzz soak demo bench-pull plugin docker27 peers clean
+.PHONY: all build buildkitd setup test test-unit integration fuzz soak demo bench-pull bench-build buildkitd buildkitd-image plugin docker27 peers clean
 
 all: build plugin
 
@@ -16,6 +16,9 @@ build: # the tool, static
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/lighter ./cmd/lighter
 buildkitd: # BuildKit's daemon with compression=nydus, and its client
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o build/ ./buildkitd github.com/moby/buildkit/cmd/buildctl
+
+buildkitd-image: buildkitd # the same as a container image: docker load -i build/buildkitd-image.tar
+	$(GO) run ./buildkitd/image -bin build -o build/buildkitd-image.tar
 
 plugin: # what `docker plugin create NAME build/plugin` takes
 	plugin/build.sh build/plugin
@@ -41,6 +44,9 @@ soak: setup # the long runs: 500 kills of the worker, 10,000 mounts
 
 bench-pull: setup # lazy and classic pull and run over a simulated link; the figures of docs/bench
 	LIGHTER_BENCH=1 $(GO) test -count=1 -timeout 30m -v -run 'TestPullAndRun|TestOrdinaryPull' ./integration
+
+bench-build: setup # a build's export: gzip, zstd, ours and upstream's nydus; the figures of docs/bench
+	LIGHTER_BENCH=1 $(GO) test -count=1 -timeout 30m -v -run TestBuildSpeed ./integration
 
 demo: setup # classic pull and run beside lazy pull and run; leaves nothing behind
 	$(GO) run ./integration/demo

@@ -41,7 +41,7 @@ func OpenTree(ctx context.Context, im *Image, dir string, like *format.Info) (Tr
 		return Tree{}, nil, err
 	}
 	name := filepath.Join(dir, "merged.boot")
-	if err := mergeLayers(name, layers, nil); err != nil {
+	if _, err := mergeLayers(name, layers, nil); err != nil {
 		return Tree{}, nil, err
 	}
 	f, err := os.Open(name)

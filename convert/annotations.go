@@ -35,12 +35,13 @@ const (
 
 // Names inside the bootstrap layer.
 const (
-	bootDir      = "image"
-	bootName     = "image/image.boot"
-	bootNameOld  = "image.boot" // written by the first converters
-	metaSuffix   = ".blob.meta"
-	originName   = "image/lighter.json"
-	fsVersionSix = "6"
+	bootDir       = "image"
+	bootName      = "image/image.boot"
+	bootNameOld   = "image.boot" // written by the first converters
+	metaSuffix    = ".blob.meta"
+	originName    = "image/lighter.json"
+	fsVersionSix  = "6"
+	fsVersionFive = "5"
 )
 
 // The bootstrap's line in an image's history, by which other tools know it.

@@ -18,6 +18,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/gzip"
+
+	"lighter/format"
 )
 
 // origin is image/lighter.json: where the image was made for, a hint for
@@ -37,6 +39,10 @@ type bootLayer struct {
 // packBootstrap packs the merged bootstrap, the layers' chunk tables and the
 // origin as the last layer: tar within gzip, without times, owners or names.
 func packBootstrap(name, bootstrap string, layers []*layer, repository string) (b bootLayer, err error) {
+	version, err := bootVersion(bootstrap)
+	if err != nil {
+		return b, err
+	}
 	out, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return b, err
@@ -92,8 +98,26 @@ func packBootstrap(name, bootstrap string, layers []*layer, repository string) (
 	if err != nil {
 		return b, err
 	}
-	d := v1.Descriptor{MediaType: mediaBootstrap, Digest: sumOf(stored), Size: st.Size(), Annotations: map[string]string{annBootstrap: "true", annFSVersion: fsVersionSix}}
+	d := v1.Descriptor{MediaType: mediaBootstrap, Digest: sumOf(stored), Size: st.Size(), Annotations: map[string]string{annBootstrap: "true", annFSVersion: version}}
 	return bootLayer{name, d, sumOf(content)}, nil
+}
+
+// bootVersion is the RAFS version of a bootstrap.
+func bootVersion(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	b, err := format.Open(f, st.Size())
+	if err != nil {
+		return "", fmt.Errorf("bootstrap: %w", err)
+	}
+	return fmt.Sprint(b.Info().Version), nil
 }
 
 func addFile(tw *tar.Writer, name, file string) (err error) {

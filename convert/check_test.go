@@ -225,7 +225,7 @@ func TestWrongMeta(t *testing.T) {
 		t.Fatal(err)
 	}
 	config.history = config.history[:3]
-	m, conf, err := fullManifest(config, layers, boot, nil)
+	m, conf, err := fullManifest(config, layers, nil, boot, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,11 +22,13 @@ import (
 // platform, zstd, two-entry index.
 type Options struct {
 	Build        format.BuildOptions
-	Index        IndexMode // "": IndexLazy
+	Dictionary   *Dictionary // chunks not to be stored again; nil: none. Takes the place of Build.ChunkDict
+	Index        IndexMode   // "": IndexLazy
 	Platforms    []v1.Platform
 	AllPlatforms bool
 	Jobs         int      // layers at a time; 0: one per CPU, at most 4
 	Prefetch     []string // absolute paths to read ahead, written into the bootstrap
+	OCIRef       bool     // the data stays in the source's layers, which come along; zran over gzip
 	KeepTar      bool     // keep what gives the layers' very bytes again
 	WorkDir      string   // for blobs in the making; "": the system's temporary directory
 	Progress     Progress
@@ -85,6 +87,9 @@ type converter struct {
 func Convert(ctx context.Context, src Source, name string, t Target, o Options) (*Result, error) {
 	if o.Index == "" {
 		o.Index = IndexLazy
+	}
+	if o.Dictionary != nil {
+		o.Build.ChunkDict = o.Dictionary.Chunks
 	}
 	if o.Jobs <= 0 {
 		o.Jobs = min(runtime.GOMAXPROCS(0), 4)
@@ -207,8 +212,13 @@ func (c *converter) platform(ctx context.Context, before *earlier, w candidate, 
 		return t, pr, err
 	}
 	merged := filepath.Join(c.work, fmt.Sprintf("image-%d.boot", i))
-	if err := mergeLayers(merged, layers, c.o.Prefetch); err != nil {
+	blobs, err := mergeLayers(merged, layers, c.o.Prefetch)
+	if err != nil {
 		return t, pr, fmt.Errorf("merge: %w", err)
+	}
+	shared, err := c.dictLayers(ctx, blobs, layers)
+	if err != nil {
+		return t, pr, err
 	}
 	boot, err := packBootstrap(merged+".tar.gz", merged, layers, c.target.Repository)
 	if err != nil {
@@ -217,7 +227,7 @@ func (c *converter) platform(ctx context.Context, before *earlier, w candidate, 
 	if _, err := c.sink.Put(ctx, boot.desc, func() (io.ReadCloser, error) { return os.Open(boot.file) }); err != nil {
 		return t, pr, err
 	}
-	if err := c.manifests(ctx, &t, w, config, raw, layers, boot, several); err != nil {
+	if err := c.manifests(ctx, &t, w, config, raw, layers, shared, boot, several); err != nil {
 		return t, pr, err
 	}
 	pr.Boot, pr.Full, pr.BootSize = t.boot.Digest, t.full.Digest, boot.desc.Size
@@ -228,8 +238,8 @@ func (c *converter) platform(ctx context.Context, before *earlier, w candidate, 
 }
 
 // manifests builds and puts a platform's manifests under their own tags.
-func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config *sourceConfig, raw []byte, layers []*layer, boot bootLayer, several bool) error {
-	ann := map[string]string{annFSVersion: fsVersionSix, annSourceDigest: w.manifest.Digest.String()}
+func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config *sourceConfig, raw []byte, layers, shared []*layer, boot bootLayer, several bool) error {
+	ann := map[string]string{annFSVersion: fsVersion(c.o.Build), annSourceDigest: w.manifest.Digest.String()}
 	if c.srcName != "" {
 		ann[annSourceReference] = c.srcName
 	}
@@ -250,7 +260,7 @@ func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config 
 		}
 		ann[annKept] = k.Digest.String()
 	}
-	if t.full, fullConfig, err = fullManifest(config, layers, boot, ann); err != nil {
+	if t.full, fullConfig, err = fullManifest(config, layers, shared, boot, ann); err != nil {
 		return err
 	}
 	if t.boot, bootConfig, err = bootManifest(config, boot, t.full.Digest, ann); err != nil {
@@ -260,6 +270,11 @@ func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config 
 		return err
 	}
 	if c.o.Index == IndexNone {
+		if c.o.OCIRef {
+			if _, err := copyTree(ctx, c.src, c.sink, w.manifest, CopyOptions{Jobs: c.o.Jobs, Progress: c.o.Progress}, srcTag); err != nil {
+				return err
+			}
+		}
 		return c.sink.PutManifest(ctx, t.full)
 	}
 	if _, err := c.sink.Put(ctx, bootConfig.desc, bootConfig.open); err != nil {
@@ -271,7 +286,7 @@ func (c *converter) manifests(ctx context.Context, t *trio, w candidate, config 
 	if err := c.sink.PutManifest(ctx, t.boot, bootTag); err != nil {
 		return err
 	}
-	if c.o.Index == IndexMerged {
+	if c.o.Index == IndexMerged || c.o.OCIRef { // what keeps the layers that hold the data
 		_, err := copyTree(ctx, c.src, c.sink, w.manifest, CopyOptions{Jobs: c.o.Jobs, Progress: c.o.Progress}, srcTag)
 		return err
 	}

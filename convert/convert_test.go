@@ -70,6 +70,24 @@ func TestConvertCompressors(t *testing.T) {
 	}
 }
 
+// TestConvertVersion expects all annotations to say which RAFS version it is.
+func TestConvertVersion(t *testing.T) {
+	for version, want := range map[int]string{0: "6", 5: "5", 6: "6"} {
+		name := "oci:" + t.TempDir() + "/x:1"
+		convertTo(t, goldenLayout(t, "src"), name, Options{Build: format.BuildOptions{Version: version}})
+		_, s := open(t, name)
+		im, err := OpenImage(context.Background(), s, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := im.BootstrapLayer()
+		if err != nil || d.Annotations[annFSVersion] != want || im.Spec.Annotations[annFSVersion] != want {
+			t.Errorf("version %d: %v, %v, %v", version, im.Spec.Annotations, d.Annotations, err)
+		}
+		mustList(t, name)
+	}
+}
+
 // TestIndex holds the two-entry index against what other clients expect of it.
 func TestIndex(t *testing.T) {
 	name := "oci:" + t.TempDir() + "/x:lazy"

@@ -91,7 +91,7 @@ func FuzzIndex(f *testing.F) {
 			t.Error("neither image nor error")
 		}
 		if c, err := parseConfig(config); err == nil {
-			out, err := c.with(c.rootfs.DiffIDs, c.fullHistory(1))
+			out, err := c.with(c.rootfs.DiffIDs, c.fullHistory(1, 0))
 			if err != nil || !json.Valid(out) {
 				t.Errorf("config is %q, %v", out, err)
 			}

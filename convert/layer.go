@@ -52,7 +52,11 @@ func (c *converter) buildLayer(ctx context.Context, d v1.Descriptor, diffID v1.H
 	blob := filepath.Join(c.work, d.Digest.Hex+".blob")
 	defer os.Remove(blob)
 	l := &layer{source: d, how: PhaseDone}
-	built, err := c.spool(ctx, blob, l, diffID)
+	spool := c.spool
+	if c.o.OCIRef {
+		spool = c.reference
+	}
+	built, err := spool(ctx, blob, l, diffID)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", d.Digest, err)
 	}
@@ -131,13 +135,46 @@ func (c *converter) build(ctx context.Context, out io.Writer, d v1.Descriptor, d
 	return built, nil
 }
 
+// reference makes the blob of a layer whose data stays where it is.
+func (c *converter) reference(ctx context.Context, blob string, l *layer, diffID v1.Hash) (*format.Layer, error) {
+	d := l.source
+	out, err := os.OpenFile(blob, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	src, err := c.src.Open(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	e := Event{Phase: PhaseBuild, Layer: d.Digest.String(), Total: d.Size}
+	ahead := readAhead(&contextReader{ctx, &countingReader{r: src, p: c.o.Progress, e: e}, nil})
+	built, err := format.BuildReference(out, ahead, c.o.Build)
+	ahead.Close()
+	if errors.Is(err, format.ErrUnsupported) {
+		err = fmt.Errorf("%w (hint: convert it without --oci-ref)", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if got := (v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(built.DiffID[:])}); diffID != (v1.Hash{}) && got != diffID {
+		return nil, fmt.Errorf("%w: the config's diff id is %s, its content has %s", ErrDigest, diffID, got)
+	}
+	return &built.Layer, out.Close()
+}
+
 // blobDescriptor is a data blob's entry in the full manifest.
 func (c *converter) blobDescriptor(digest v1.Hash, size int64, source v1.Hash) v1.Descriptor {
-	return v1.Descriptor{MediaType: mediaBlob, Digest: digest, Size: size, Annotations: map[string]string{
+	d := v1.Descriptor{MediaType: mediaBlob, Digest: digest, Size: size, Annotations: map[string]string{
 		annBlob:         "true",
 		annSourceDigest: source.String(),
 		annOptions:      c.o.fingerprint(),
 	}}
+	if c.o.OCIRef {
+		d.Annotations[annRef] = source.String()
+	}
+	return d
 }
 
 // keep moves what merging needs of a layer out of memory.
@@ -153,11 +190,12 @@ func (c *converter) keep(l *layer, bootstrap, meta []byte) error {
 	return os.WriteFile(l.meta, meta, 0o600)
 }
 
-// mergeLayers writes the image's bootstrap to the file name.
-func mergeLayers(name string, layers []*layer, prefetch []string) (err error) {
+// mergeLayers writes the image's bootstrap to the file name, and gives the ids
+// of the blobs that it has.
+func mergeLayers(name string, layers []*layer, prefetch []string) (blobs []string, err error) {
 	out, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if cerr := out.Close(); err == nil {
@@ -168,16 +206,19 @@ func mergeLayers(name string, layers []*layer, prefetch []string) (err error) {
 	for _, l := range layers {
 		raw, err := os.ReadFile(l.bootstrap)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		b, err := format.Open(bytes.NewReader(raw), int64(len(raw)))
 		if err != nil {
-			return fmt.Errorf("layer %s: bootstrap: %w", l.desc.Digest, err)
+			return nil, fmt.Errorf("layer %s: bootstrap: %w", l.desc.Digest, err)
 		}
-		in = append(in, format.MergeLayer{ID: l.desc.Digest.Hex, Bootstrap: b})
+		in = append(in, format.MergeLayer{ID: l.desc.Digest.Hex, Bootstrap: b, Size: l.desc.Size})
 	}
-	_, err = format.Merge(out, in, format.MergeOptions{Prefetch: prefetch})
-	return err
+	m, err := format.Merge(out, in, format.MergeOptions{Prefetch: prefetch})
+	if err != nil {
+		return nil, err
+	}
+	return m.Blobs, nil
 }
 
 // generation changes when the builder writes other bytes for the same options.
@@ -193,5 +234,23 @@ func (o *Options) fingerprint() string {
 	if chunk == 0 {
 		chunk = 1 << 20
 	}
-	return fmt.Sprintf("%s/v%s/%s/%d/%d/%s", generation, fsVersionSix, codec, o.Build.Level, chunk, o.Build.Digester)
+	if o.OCIRef {
+		return fmt.Sprintf("%s/v%s/ref/%d", generation, fsVersionSix, chunk)
+	}
+	s := fmt.Sprintf("%s/v%s/%s/%d/%d/%s", generation, fsVersion(o.Build), codec, o.Build.Level, chunk, o.Build.Digester)
+	if o.Build.BatchSize != 0 {
+		s += fmt.Sprintf("/batch=%d", o.Build.BatchSize)
+	}
+	if o.Build.ChunkDict != nil {
+		s += "/dict=" + o.Build.ChunkDict.ID()
+	}
+	return s
+}
+
+// fsVersion is the RAFS version as annotations have it.
+func fsVersion(o format.BuildOptions) string {
+	if o.Version == 5 {
+		return fsVersionFive
+	}
+	return fsVersionSix
 }

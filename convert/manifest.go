@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -85,7 +86,8 @@ func (c *sourceConfig) with(ids []v1.Hash, h []historyEntry) ([]byte, error) {
 
 // fullHistory is the source's history and the bootstrap's entry. A history that
 // does not fit the layers is replaced, since readers count on one entry for each.
-func (c *sourceConfig) fullHistory(layers int) []historyEntry {
+// The dictionary's blobs, which are no layers of the source, follow those.
+func (c *sourceConfig) fullHistory(layers, shared int) []historyEntry {
 	n := 0
 	for _, h := range c.history {
 		if !h.EmptyLayer {
@@ -98,6 +100,9 @@ func (c *sourceConfig) fullHistory(layers int) []historyEntry {
 		for range layers {
 			h = append(h, historyEntry{CreatedBy: HistoryBy})
 		}
+	}
+	for range shared {
+		h = append(h, historyEntry{CreatedBy: HistoryBy, Comment: "Nydus Chunk Dictionary Layer"})
 	}
 	return append(h, bootstrapHistory)
 }
@@ -119,16 +124,17 @@ func plainDescriptor(d v1.Descriptor) v1.Descriptor {
 	return v1.Descriptor{MediaType: d.MediaType, Size: d.Size, Digest: d.Digest, Annotations: d.Annotations}
 }
 
-// fullManifest lists the data blobs and, last, the bootstrap.
-func fullManifest(src *sourceConfig, layers []*layer, boot bootLayer, ann map[string]string) (Manifest, blob, error) {
+// fullManifest lists the data blobs, those of the dictionary behind the image's
+// own, and, last, the bootstrap.
+func fullManifest(src *sourceConfig, layers, shared []*layer, boot bootLayer, ann map[string]string) (Manifest, blob, error) {
 	var ids []v1.Hash
 	var descs []v1.Descriptor
-	for _, l := range layers {
+	for _, l := range slices.Concat(layers, shared) {
 		ids = append(ids, l.desc.Digest) // a blob counts as its own uncompressed form
 		descs = append(descs, l.desc)
 	}
 	ids, descs = append(ids, boot.diffID), append(descs, boot.desc)
-	return pack(src, ids, src.fullHistory(len(layers)), descs, ann)
+	return pack(src, ids, src.fullHistory(len(layers), len(shared)), descs, ann)
 }
 
 // bootManifest lists the bootstrap alone, so that pulling it moves no data.

@@ -75,7 +75,7 @@ func PackParts(dir string, parts []Part, repository string, prefetch []string) (
 		layers = append(layers, l)
 	}
 	merged := filepath.Join(dir, "image.boot")
-	if err := mergeLayers(merged, layers, prefetch); err != nil {
+	if _, err := mergeLayers(merged, layers, prefetch); err != nil {
 		return Packed{}, fmt.Errorf("merge: %w", err)
 	}
 	b, err := packBootstrap(merged+".tar.gz", merged, layers, repository)
@@ -117,9 +117,10 @@ func BootstrapTwin(full Manifest, config []byte) (Twin, error) {
 	return Twin{m, b.raw}, err
 }
 
-// ManifestAnnotations are the annotations of a full manifest.
-func ManifestAnnotations(repository string) map[string]string {
-	ann := map[string]string{annFSVersion: fsVersionSix}
+// ManifestAnnotations are the annotations of a full manifest of layers that
+// were built with these options.
+func ManifestAnnotations(repository string, o format.BuildOptions) map[string]string {
+	ann := map[string]string{annFSVersion: fsVersion(o)}
 	if repository != "" {
 		ann[annRepository] = repository
 	}
@@ -173,9 +174,56 @@ func AddTwins(root Manifest, platform v1.Platform, twin func(v1.Descriptor) (v1.
 	return NewManifest(raw, idx.MediaType), nil
 }
 
+// AddOrdinary makes of the index that AddTwins gives a merged one: engines that
+// know the feature of its entries take the ordinary image, whose manifests come
+// last. platform is what a single ordinary manifest runs on. It returns the
+// entries of the ordinary images as well.
+func AddOrdinary(lazy, ordinary Manifest, platform v1.Platform) (Manifest, []v1.Descriptor, error) {
+	idx, err := parseIndex(lazy)
+	if err != nil {
+		return Manifest{}, nil, err
+	}
+	for i, d := range idx.Manifests {
+		if runnable(d) {
+			marked := *d.Platform
+			marked.OSFeatures = []string{osFeature}
+			idx.Manifests[i].Platform = &marked
+		}
+	}
+	more := []v1.Descriptor{ordinary.Descriptor()}
+	if ordinary.MediaType.IsIndex() {
+		parsed, err := parseIndex(ordinary)
+		if err != nil {
+			return Manifest{}, nil, err
+		}
+		more = parsed.Manifests
+	}
+	var images []v1.Descriptor
+	for _, d := range more {
+		if runnable(d) {
+			if d.Platform == nil {
+				d.Platform = &platform
+			}
+			images = append(images, d)
+		}
+		idx.Manifests = append(idx.Manifests, d)
+	}
+	raw, err := json.Marshal(idx)
+	if err != nil {
+		return Manifest{}, nil, err
+	}
+	return NewManifest(raw, lazy.MediaType), images, nil
+}
+
 // ChildTags names the tags that keep an index's children alive where untagged
 // manifests are swept.
 func ChildTags(tag string, p v1.Platform, several bool) (boot, data string) {
 	boot, data, _ = childTags(tag, p, several)
 	return boot, data
+}
+
+// SourceTag names the tag that keeps an ordinary image of a merged index alive.
+func SourceTag(tag string, p v1.Platform, several bool) string {
+	_, _, src := childTags(tag, p, several)
+	return src
 }

@@ -58,7 +58,7 @@ var attributes = map[string]attribute{
 }
 
 var naming = map[string]attribute{
-	"name":                    {set: func(o *options, v string) error { o.names = splitNames(v); return nil }},
+	"name":                    {set: func(o *options, v string) error { o.names = splitNames(v); return nil }, also: true},
 	"push":                    {set: boolean(func(o *options, v bool) { o.push = v })},
 	"push-by-digest":          {set: boolean(func(o *options, v bool) { o.pushByDigest = v })},
 	"store":                   {set: boolean(func(o *options, v bool) { o.store = v })},
@@ -112,19 +112,23 @@ func parseAttrs(attrs map[string]string, image bool) (o *options, rest map[strin
 	return o, rest, err
 }
 
-// takeNaming takes out what names and pushes the result.
+// takeNaming takes out what names and pushes the result. BuildKit's exporter
+// learns the name, which attestations are about, but enters it nowhere.
 func (o *options) takeNaming(attrs map[string]string) (map[string]string, error) {
 	rest := map[string]string{}
 	for name, value := range attrs {
 		a, ok := naming[name]
-		if !ok {
+		if !ok || a.also {
 			rest[name] = value
+		}
+		if !ok {
 			continue
 		}
 		if err := a.set(o, value); err != nil {
 			return nil, fmt.Errorf("exporter option %s=%s: %w", name, value, err)
 		}
 	}
+	rest["store"] = "false"
 	return rest, nil
 }
 
@@ -183,14 +187,16 @@ func level(o *options, value string) error {
 	return nil
 }
 
+var compressors = []format.Compressor{format.Zstd, format.LZ4Block, format.Gzip, format.None}
+
 func compressor(o *options, value string) error {
-	for _, c := range []format.Compressor{format.Zstd, format.LZ4Block, format.None} {
+	for _, c := range compressors {
 		if c.String() == value {
 			o.build.Compressor = &c
 			return nil
 		}
 	}
-	return fmt.Errorf("is none of %s, %s, %s", format.Zstd, format.LZ4Block, format.None)
+	return fmt.Errorf("is none of %v", compressors)
 }
 
 // chunkSize takes bytes, decimal or hexadecimal with 0x, as the reference tools do.
@@ -203,14 +209,13 @@ func chunkSize(o *options, value string) error {
 	return nil
 }
 
-func fsVersion(_ *options, value string) error {
+func fsVersion(o *options, value string) error {
 	switch value {
-	case "6":
+	case "6", "5":
+		o.build.Version = int(value[0] - '0')
 		return nil
-	case "5":
-		return fmt.Errorf("%w: images are built with version 6", format.ErrUnsupported)
 	}
-	return fmt.Errorf("is no version of the file system; there is 6")
+	return fmt.Errorf("is no version of the file system; there are 6 and 5")
 }
 
 func chunkDict(*options, string) error {
@@ -230,9 +235,9 @@ func prefetch(o *options, value string) error {
 
 func index(o *options, value string) error {
 	switch m := convert.IndexMode(value); m {
-	case convert.IndexLazy, convert.IndexNone:
+	case convert.IndexLazy, convert.IndexMerged, convert.IndexNone:
 		o.index = m
 		return nil
 	}
-	return fmt.Errorf("is neither %s nor %s", convert.IndexLazy, convert.IndexNone)
+	return fmt.Errorf("is none of %s, %s, %s", convert.IndexLazy, convert.IndexMerged, convert.IndexNone)
 }

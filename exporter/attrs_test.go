@@ -25,7 +25,7 @@ func TestParseAttrs(t *testing.T) {
 	if len(o.names) != 2 || !o.push || !o.store || !o.insecure || o.repository() != "a.example/b" || len(o.prefetch) != 2 {
 		t.Errorf("options %+v", o)
 	}
-	if len(rest) != 3 || rest["annotation.k"] != "v" || rest["source-date-epoch"] != "5" || rest["oci-mediatypes"] != "true" {
+	if len(rest) != 5 || rest["name"] != "a.example/b:1,c" || rest["store"] != "false" || rest["annotation.k"] != "v" || rest["source-date-epoch"] != "5" || rest["oci-mediatypes"] != "true" {
 		t.Errorf("BuildKit is given %v", rest)
 	}
 }
@@ -47,14 +47,13 @@ func TestParseAttrsRefuses(t *testing.T) {
 		"compression-level=fast":    "no whole number",
 		"oci-mediatypes=false":      "OCI media types only",
 		"unpack=":                   "without unpacking",
-		"nydus-compressor=gzip":     "none of zstd, lz4_block, none",
+		"nydus-compressor=brotli":   "none of [zstd lz4_block gzip none]",
 		"nydus-chunk-size=5000":     "no power of two",
 		"nydus-chunk-size=33554432": "no power of two",
-		"nydus-fs-version=5":        "unsupported",
 		"nydus-fs-version=9":        "no version",
 		"nydus-chunk-dict=x":        "unsupported",
 		"nydus-prefetch=a":          "does not begin with a slash",
-		"nydus-index=merged":        "neither lazy nor none",
+		"nydus-index=eager":         "none of lazy, merged, none",
 		"nydus-compresor=zstd":      "is unknown; there are nydus-chunk-dict, nydus-chunk-size, nydus-compressor",
 		"push=maybe":                "neither true nor false",
 		"compression-level=99":      "level",

@@ -21,6 +21,7 @@ import (
 // instance is one output with compression=nydus.
 type instance struct {
 	exporter.ExporterInstance
+	ordinary exporter.ExporterInstance // of a merged index
 	worker   *Worker
 	sessions *session.Manager
 	attrs    map[string]string
@@ -61,7 +62,11 @@ func (i *instance) Export(ctx context.Context, src *exporter.Source, info export
 		return resp, finalize, &held{desc, release}, nil
 	}
 	defer desc.Release()
-	lazy, err := i.lead(ctx, desc.Descriptor(), wrapped, info, resp)
+	plain, err := i.exportOrdinary(ctx, src, info)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	lazy, err := i.lead(ctx, desc.Descriptor(), plain, wrapped, info, resp)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -152,7 +157,7 @@ func (o *options) annotate(attrs map[string]string) error {
 		}
 		repository = named.Name()
 	}
-	for k, v := range convert.ManifestAnnotations(repository) {
+	for k, v := range convert.ManifestAnnotations(repository, o.build) {
 		attrs[exptypes.AnnotationManifestKey(nil, k)] = v
 	}
 	return nil

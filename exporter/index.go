@@ -53,8 +53,9 @@ type lazyIndex struct {
 }
 
 // lead writes the index that leads with the bootstrap alone over what BuildKit
-// wrote, a manifest or an index, names it, and corrects the response.
-func (i *instance) lead(ctx context.Context, root ocispecs.Descriptor, src *exporter.Source, info exporter.ExportBuildInfo, resp map[string]string) (*lazyIndex, error) {
+// wrote, a manifest or an index, names it, and corrects the response. The
+// ordinary image, if there is one, comes last.
+func (i *instance) lead(ctx context.Context, root ocispecs.Descriptor, ordinary *ocispecs.Descriptor, src *exporter.Source, info exporter.ExportBuildInfo, resp map[string]string) (*lazyIndex, error) {
 	l := &lazyIndex{instance: i, names: i.o.names, sessionID: info.SessionID, bases: basesOf(src)}
 	store := i.worker.blobs.content
 	m, err := readManifest(ctx, store, root)
@@ -79,6 +80,9 @@ func (i *instance) lead(ctx context.Context, root ocispecs.Descriptor, src *expo
 		l.children = append(l.children, child{digest.Digest(d.Digest.String()), data}, child{digest.Digest(twin.Digest.String()), boot})
 		return twin, nil
 	})
+	if err == nil && ordinary != nil {
+		idx, err = l.addOrdinary(ctx, store, idx, *ordinary, platform, several)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -121,6 +121,10 @@ func (c *chooser) Resolve(ctx context.Context, id int, attrs map[string]string) 
 	if err != nil {
 		return nil, err
 	}
+	ordinary, err := c.ordinary(ctx, id, o, rest)
+	if err != nil {
+		return nil, err
+	}
 	if err := o.annotate(rest); err != nil {
 		return nil, err
 	}
@@ -128,5 +132,5 @@ func (c *chooser) Resolve(ctx context.Context, id int, attrs map[string]string) 
 	if err != nil {
 		return nil, err
 	}
-	return &instance{ExporterInstance: upstream, worker: c.worker, sessions: c.sessions, attrs: attrs, o: o}, nil
+	return &instance{ExporterInstance: upstream, ordinary: ordinary, worker: c.worker, sessions: c.sessions, attrs: attrs, o: o}, nil
 }

@@ -4,6 +4,8 @@ package format
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -41,6 +43,23 @@ func NewChunkDict(images ...*Bootstrap) (*ChunkDict, error) {
 		}
 	}
 	return d, nil
+}
+
+// ID tells dictionaries apart: those that give a layer other bytes have others.
+func (d *ChunkDict) ID() string {
+	h := sha256.New()
+	for _, r := range d.records() {
+		h.Write(d.blobs[r.BlobIndex].ID[:])
+		h.Write(r.Append(nil))
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// records returns the chunks in the order of blobs and their numbers.
+func (d *ChunkDict) records() []disk.ChunkRecord {
+	return slices.SortedFunc(maps.Values(d.chunks), func(a, b disk.ChunkRecord) int {
+		return cmp.Or(cmp.Compare(a.BlobIndex, b.BlobIndex), cmp.Compare(a.Index, b.Index))
+	})
 }
 
 // Len is the number of chunks in the dictionary.
@@ -149,11 +168,8 @@ func (d *ChunkDict) Encode() ([]byte, error) {
 	for k := range d.blobs {
 		t.root.children[disk.CString(d.blobs[k].ID[:])] = newDir(0o755)
 	}
-	records := slices.SortedFunc(maps.Values(d.chunks), func(a, b disk.ChunkRecord) int {
-		return cmp.Or(cmp.Compare(a.BlobIndex, b.BlobIndex), cmp.Compare(a.Index, b.Index))
-	})
 	order := map[uint32]uint32{} // blob of the dictionary → of the tree
-	for _, r := range records {
+	for _, r := range d.records() {
 		e := &d.blobs[r.BlobIndex]
 		k, used := order[r.BlobIndex]
 		if !used {

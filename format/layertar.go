@@ -17,7 +17,8 @@ import (
 // layer specification). b is the layer's own bootstrap, open opens its blob.
 // Whiteouts, hard links to files of lower layers and directories that the layer
 // does not list come out as they went in; the order of the entries is that of
-// the tree. Every chunk is verified.
+// the tree, but for links to a lower layer's file whose name the layer takes for
+// another one: these come before it. Every chunk is verified.
 func WriteLayerTar(w io.Writer, b *Bootstrap, open OpenBlob) error {
 	root, err := b.Inode(b.Info().RootNid)
 	if err != nil {
@@ -25,9 +26,15 @@ func WriteLayerTar(w io.Writer, b *Bootstrap, open OpenBlob) error {
 	}
 	out := &layerTar{
 		b: b, w: tar.NewWriter(w), content: b.Content(open), names: map[uint64]string{},
+		links: map[string][]*tar.Header{}, written: map[string]bool{},
 		ours: disk.CString(b.sb.VolumeName[:]) == layerVolume,
 	}
-	err = out.entry("", root, 0)
+	if out.ours {
+		err = out.findLinks("", root, 0)
+	}
+	if err == nil {
+		err = out.entry("", root, 0)
+	}
 	return errors.Join(err, out.content.Close(), out.close(err))
 }
 
@@ -35,8 +42,40 @@ type layerTar struct {
 	b       *Bootstrap
 	w       *tar.Writer
 	content *Content
-	names   map[uint64]string // nid → the first name of a file with several
-	ours    bool              // the layer has our marks
+	names   map[uint64]string        // nid → the first name of a file with several
+	links   map[string][]*tar.Header // to files of lower layers, by their names there
+	written map[string]bool          // names of these that have an entry already
+	ours    bool                     // the layer has our marks
+}
+
+// findLinks lists the hard links to files of lower layers at name and below it.
+func (t *layerTar) findLinks(name string, i Inode, depth int) error {
+	if !i.IsDir() {
+		if !i.IsRegular() {
+			return nil
+		}
+		h, _, err := t.header(name, i)
+		if err == nil && h.Typeflag == tar.TypeLink {
+			t.links[h.Linkname] = append(t.links[h.Linkname], h)
+		}
+		delete(t.names, i.Nid)
+		return err
+	}
+	return t.children(name, i, depth, t.findLinks)
+}
+
+// linksTo writes the links to a lower layer's file of this name.
+func (t *layerTar) linksTo(name string) error {
+	for _, h := range t.links[name] {
+		if t.written[h.Name] {
+			continue
+		}
+		t.written[h.Name] = true
+		if err := errors.Join(t.linksTo(h.Name), t.w.WriteHeader(h)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *layerTar) close(err error) error {
@@ -48,8 +87,11 @@ func (t *layerTar) close(err error) error {
 
 // entry writes the file at name, "" for the root, and what is below it.
 func (t *layerTar) entry(name string, i Inode, depth int) error {
-	if depth > maxDepth {
-		return unsupported("directory", "", t.b.off(i.Nid), "nested deeper than %d", maxDepth)
+	if t.written[name] {
+		return nil
+	}
+	if err := t.linksTo(name); err != nil {
+		return err
 	}
 	h, listed, err := t.header(name, i)
 	if err != nil {
@@ -66,14 +108,22 @@ func (t *layerTar) entry(name string, i Inode, depth int) error {
 	if !i.IsDir() {
 		return nil
 	}
+	return t.children(name, i, depth, t.entry)
+}
+
+// children calls do for all that is in a directory, until it fails.
+func (t *layerTar) children(name string, dir Inode, depth int, do func(string, Inode, int) error) error {
+	if depth > maxDepth {
+		return unsupported("directory", "", t.b.off(dir.Nid), "nested deeper than %d", maxDepth)
+	}
 	var failed error
-	err = t.b.Dirents(i, 0, func(_ int, d Dirent) bool {
+	err := t.b.Dirents(dir, 0, func(_ int, d Dirent) bool {
 		if d.Name == "." || d.Name == ".." {
 			return true
 		}
 		var child Inode
-		if child, failed = t.b.Child(i, d); failed == nil {
-			failed = t.entry(path.Join(name, d.Name), child, depth+1)
+		if child, failed = t.b.Child(dir, d); failed == nil {
+			failed = do(path.Join(name, d.Name), child, depth+1)
 		}
 		return failed == nil
 	})

@@ -41,6 +41,11 @@ func (b *layerBuilder) finishV6(l *Layer) error {
 			return err
 		}
 	}
+	return b.writeBootstrap(l)
+}
+
+// writeBootstrap writes the bootstrap and the table of contents.
+func (b *layerBuilder) writeBootstrap(l *Layer) error {
 	var err error
 	if l.Bootstrap, err = b.tree.encode(encoding{flags: b.flags(), volume: layerVolume}); err != nil {
 		return err

@@ -20,6 +20,10 @@ type MergeLayer struct {
 	ID string
 	// Bootstrap is the layer's own bootstrap, or that of an image to build on.
 	Bootstrap *Bootstrap
+	// Size is the number of bytes of the layer's blob. It is needed where the
+	// data lies elsewhere (BuildReference): readers then find the chunk infos
+	// by ID and Size.
+	Size int64
 }
 
 // MergeOptions tells how an image's bootstrap is written.

@@ -3,6 +3,7 @@
 package format
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 
@@ -82,6 +83,14 @@ func (m *merger) blob(l MergeLayer, i int) (uint32, error) {
 		}
 		e.ID = [64]byte{}
 		copy(e.ID[:], id)
+	}
+	if e.Features&disk.BlobInlinedMeta != 0 && e.Features&disk.BlobSeparate != 0 && l.Size > 0 {
+		sum, err := hex.DecodeString(l.ID)
+		if err != nil || len(sum) != len(e.MetaDigest) {
+			return 0, fmt.Errorf("blob id %q is no digest by which readers find the chunk infos of %s", l.ID, id)
+		}
+		copy(e.MetaDigest[:], sum)
+		e.MetaSize = uint64(l.Size)
 	}
 	e.Features &^= disk.BlobInlinedMeta
 	k, found := m.byID[id]

@@ -19,6 +19,8 @@ type BuildKit struct {
 	Log  string
 
 	env   *Env
+	bin   string   // another daemon than ours
+	vars  []string // added to its environment
 	flags []string
 	cmd   *exec.Cmd
 	done  chan error
@@ -28,13 +30,18 @@ type BuildKit struct {
 // is stopped when t ends.
 func (e *Env) StartBuildKit(t TB, flags ...string) *BuildKit {
 	t.Helper()
-	b := &BuildKit{
-		env: e, Root: e.Path(t, "buildkit", "root"), Addr: "unix://" + filepath.Join(e.Run, "bk.sock"), Log: e.Path(t, "buildkit", "log"),
-		flags: append([]string{"--containerd-worker=false", "--oci-worker-net=host"}, flags...),
-	}
+	b := e.newBuildKit(t, flags...)
 	t.Cleanup(func() { b.Stop(t) })
 	b.Start(t)
 	return b
+}
+
+func (e *Env) newBuildKit(t TB, flags ...string) *BuildKit {
+	t.Helper()
+	return &BuildKit{
+		env: e, Root: e.Path(t, "buildkit", "root"), Addr: "unix://" + filepath.Join(e.Run, "bk.sock"), Log: e.Path(t, "buildkit", "log"),
+		flags: append([]string{"--containerd-worker=false", "--oci-worker-net=host"}, flags...),
+	}
 }
 
 // Start starts the daemon on the state that it has.
@@ -50,7 +57,12 @@ func (b *BuildKit) Start(t TB) {
 		t.Fatalf("buildkitd: %v", err)
 	}
 	args := append([]string{"--config", conf, "--root", b.Root, "--addr", b.Addr, "--otel-socket-path", filepath.Join(b.env.Run, "otel.sock")}, b.flags...)
-	cmd := exec.Command(b.env.Binary(t, "buildkitd"), args...)
+	bin := b.bin
+	if bin == "" {
+		bin = b.env.Binary(t, "buildkitd")
+	}
+	cmd := exec.Command(bin, args...)
+	cmd.Env = append(os.Environ(), b.vars...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -127,7 +139,15 @@ func (b *BuildKit) Build(t TB, dir, output string, more ...string) string {
 }
 
 func buildArgs(dir, output string, more []string) []string {
-	return append([]string{"build", "--progress=plain", "--frontend=dockerfile.v0", "--local", "context=" + dir, "--local", "dockerfile=" + dir, "--output", output}, more...)
+	return append([]string{"build", "--progress=plain", "--frontend=dockerfile.v0", "--local", "context=" + dir, "--local", "dockerfile=" + dir}, append(outputArgs(output), more...)...)
+}
+
+// outputArgs is empty for a build that writes nothing.
+func outputArgs(output string) []string {
+	if output == "" {
+		return nil
+	}
+	return []string{"--output", output}
 }
 
 // Buildctl builds BuildKit's client in the version that our daemon is made of.

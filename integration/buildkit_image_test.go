@@ -126,19 +126,7 @@ func mustBeTwoEntries(t *testing.T, ref string) {
 
 func layerTypes(t *testing.T, ref string) (out []string) {
 	t.Helper()
-	r, err := name.ParseReference(ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	im, err := remote.Image(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := im.Manifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range m.Layers {
+	for _, l := range imageOf(t, ref).Layers {
 		out = append(out, string(l.MediaType))
 	}
 	return out
@@ -159,7 +147,17 @@ func unpacked(t *testing.T, ref string) formattest.Listing {
 }
 
 // listed lists an accelerated image through the plain reader, every chunk verified.
-func listed(t *testing.T, ref string) formattest.Listing {
+func listed(t *testing.T, ref string) (l formattest.Listing) {
+	t.Helper()
+	withImage(t, ref, func(o *convert.Opened) (err error) {
+		l, err = formattest.ListBootstrap(o.Bootstrap, o.OpenBlob)
+		return err
+	})
+	return l
+}
+
+// withImage opens an accelerated image for do.
+func withImage(t *testing.T, ref string, do func(*convert.Opened) error) {
 	t.Helper()
 	ctx := context.Background()
 	r, err := convert.ParseReference(ref, false)
@@ -180,11 +178,9 @@ func listed(t *testing.T, ref string) formattest.Listing {
 		t.Fatal(err)
 	}
 	defer o.Close()
-	l, err := formattest.ListBootstrap(o.Bootstrap, o.OpenBlob)
-	if err != nil {
+	if err := do(o); err != nil {
 		t.Fatal(err)
 	}
-	return l
 }
 
 // mustHoldNoGzip looks into the daemon's store for ordinary layers; the

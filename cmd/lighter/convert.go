@@ -20,10 +20,12 @@ import (
 
 type convertFlags struct {
 	places
-	compressor, digester, chunkSize, index, suffix, progress, prefetch string
-	level, jobs                                                        int
-	all, json, keepTar                                                 bool
-	platforms                                                          []string
+	compressor, digester, chunkSize, batchSize, dict, index, suffix, progress, prefetch string
+
+	level, jobs, version int
+	all, json, keepTar   bool
+	ociRef               bool
+	platforms            []string
 }
 
 func newConvert() *cobra.Command {
@@ -45,10 +47,13 @@ conversion left under the target's tag are not converted again.`,
 	}
 	f.flags(cmd)
 	fl := cmd.Flags()
-	fl.StringVar(&f.compressor, "compressor", "zstd", "zstd, lz4_block or none")
+	fl.StringVar(&f.compressor, "compressor", "zstd", "zstd, lz4_block, gzip or none")
 	fl.IntVar(&f.level, "compression-level", 0, "level of the compressor (0: its default)")
 	fl.StringVar(&f.digester, "digester", "blake3", "chunk digests: blake3 or sha256")
 	fl.StringVar(&f.chunkSize, "chunk-size", "1MiB", "size of a chunk, a power of two from 4KiB to 16MiB")
+	fl.IntVar(&f.version, "fs-version", 6, "6, which the kernel can mount, or 5, for old readers")
+	fl.StringVar(&f.batchSize, "batch-size", "0", "compress small files together, in batches of this size (0: each alone)")
+	fl.StringVar(&f.dict, "chunk-dict", "", "image or bootstrap whose chunks are not stored again")
 	fl.StringVar(&f.prefetch, "prefetch", "", "file with absolute paths to read ahead, one per line (-: standard input)")
 	fl.StringVar(&f.index, "index", "lazy", "lazy (index: bootstrap, full), merged (with the ordinary image as third) or none (full alone)")
 	fl.StringVar(&f.suffix, "suffix", "-nydus", "added to the source's tag when TARGET is left out")
@@ -56,6 +61,7 @@ conversion left under the target's tag are not converted again.`,
 	fl.BoolVar(&f.all, "all-platforms", false, "convert every platform of the source")
 	fl.IntVar(&f.jobs, "jobs", 0, "layers at a time (0: one per CPU, at most 4)")
 	fl.StringVar(&f.progress, "progress", "auto", "auto, plain or json")
+	fl.BoolVar(&f.ociRef, "oci-ref", false, "leave the data in the source's own gzip (or uncompressed) layers; only an index of them is made")
 	fl.BoolVar(&f.keepTar, "keep-tar", false, "keep what gives the layers' very bytes again (lighter export --image)")
 	fl.BoolVar(&f.json, "json", false, "print the result as JSON")
 	return cmd
@@ -63,10 +69,10 @@ conversion left under the target's tag are not converted again.`,
 
 // options turns flags into conversion options; all mistakes are usage errors.
 func (f *convertFlags) options(stdin io.Reader) (convert.Options, error) {
-	o := convert.Options{AllPlatforms: f.all, Jobs: f.jobs, KeepTar: f.keepTar, WorkDir: f.workDir}
+	o := convert.Options{AllPlatforms: f.all, Jobs: f.jobs, KeepTar: f.keepTar, OCIRef: f.ociRef, WorkDir: f.workDir}
 	c, err := format.ParseCompressor(f.compressor)
-	if err != nil || c == format.Gzip {
-		return o, usagef("compressor %q is none of zstd, lz4_block, none", f.compressor)
+	if err != nil {
+		return o, usagef("compressor %q is none of zstd, lz4_block, gzip, none", f.compressor)
 	}
 	if o.Build.Digester, err = format.ParseDigester(f.digester); err != nil {
 		return o, usagef("digester %q is neither blake3 nor sha256", f.digester)
@@ -78,11 +84,30 @@ func (f *convertFlags) options(stdin io.Reader) (convert.Options, error) {
 	if size < 4096 || size > 16<<20 || size&(size-1) != 0 {
 		return o, usagef("chunk size %s is not a power of two from 4KiB to 16MiB", f.chunkSize)
 	}
+	batch, err := parseSize(f.batchSize)
+	if err != nil {
+		return o, err
+	}
+	switch {
+	case f.version != 5 && f.version != 6:
+		return o, usagef("--fs-version %d is neither 6 nor 5", f.version)
+	case batch != 0 && f.version == 5:
+		return o, usagef("--batch-size needs --fs-version 6")
+	case batch != 0 && (batch < 4096 || batch > size || batch&(batch-1) != 0):
+		return o, usagef("batch size %s is not a power of two from 4KiB to the chunk size", f.batchSize)
+	}
+	o.Build.Version, o.Build.BatchSize = f.version, uint32(batch)
 	o.Build.Compressor, o.Build.Level, o.Build.ChunkSize = &c, f.level, uint32(size)
 	switch o.Index = convert.IndexMode(f.index); o.Index {
 	case convert.IndexLazy, convert.IndexMerged, convert.IndexNone:
 	default:
 		return o, usagef("index %q is none of lazy, merged, none", f.index)
+	}
+	if f.ociRef && (f.version == 5 || f.batchSize != "" && f.batchSize != "0" || f.dict != "") {
+		return o, usagef("--oci-ref makes no chunks: it goes without --fs-version 5, --batch-size and --chunk-dict")
+	}
+	if f.ociRef && f.keepTar {
+		return o, usagef("--oci-ref and --keep-tar exclude each other: the layers themselves stay")
 	}
 	if f.all && len(f.platforms) > 0 {
 		return o, usagef("--platform and --all-platforms exclude each other")
@@ -181,6 +206,14 @@ func (f *convertFlags) run(cmd *cobra.Command, args []string) (err error) {
 	}
 	defer show.close()
 	o.Progress = show.event
+	if f.dict != "" {
+		d, end, err := f.dictionary(ctx, f.dict)
+		if err != nil {
+			return err
+		}
+		defer end()
+		o.Dictionary = d
+	}
 	src, err := convert.OpenSource(ctx, srcRef, f.io(f.jobs))
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().String("config", "", "configuration file (TOML); default: the user's, then /etc/lighter/config.toml")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return applySettings(cmd) }
 	root.AddCommand(
-		newConvert(), newCheck(), newInspect(), newLs(), newCat(), newDiff(), newExport(), newMount(), newCopy(),
+		newConvert(), newCheck(), newInspect(), newLs(), newCat(), newDiff(), newExport(), newMount(), newCopy(), newDict(),
 		newStatus(), newPs(), newCache(), newConfig(), newVersion(),
 	)
 	return root

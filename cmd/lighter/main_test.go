@@ -67,7 +67,7 @@ func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"nonsense"}, {"--nonsense"}, {"--config", "/nowhere", "version"},
 		{"convert"}, {"convert", "a", "b", "c"}, {"convert", "--nonsense", "a", "b"}, {"convert", "A B", "b"}, {"convert", "oci:x:1", "oci:"},
-		{"convert", "--compressor", "gzip", "a", "b"}, {"convert", "--compressor", "lzma", "a", "b"}, {"convert", "--digester", "md5", "a", "b"},
+		{"convert", "--oci-ref", "--keep-tar", "a", "b"}, {"convert", "--oci-ref", "--fs-version", "5", "a", "b"}, {"convert", "--compressor", "lzma", "a", "b"}, {"convert", "--digester", "md5", "a", "b"},
 		{"convert", "--chunk-size", "3000", "a", "b"}, {"convert", "--chunk-size", "x", "a", "b"}, {"convert", "--chunk-size", "1TiB", "a", "b"},
 		{"convert", "--index", "both", "a", "b"}, {"convert", "--platform", "linux", "a", "b"}, {"convert", "--jobs", "-1", "a", "b"},
 		{"convert", "--platform", "linux/amd64", "--all-platforms", "a", "b"}, {"convert", "--progress", "loud", "a", "b"},

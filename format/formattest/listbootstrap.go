@@ -34,6 +34,9 @@ type lister struct {
 	tables map[uint32]*format.ChunkTable
 	all    Listing
 
+	// read, if set, reads files instead.
+	read func(i format.Inode) io.Reader
+
 	// onChunk, if set, gets the content of all chunks of all files.
 	onChunk func(c format.Chunk, data []byte) error
 }
@@ -86,6 +89,10 @@ func (l *lister) list(path string, i format.Inode) error {
 // digest is the SHA-256 of a file's content.
 func (l *lister) digest(i format.Inode) (string, error) {
 	h := sha256.New()
+	if l.read != nil {
+		_, err := io.Copy(h, l.read(i))
+		return hex.EncodeToString(h.Sum(nil)), err
+	}
 	var failed error
 	err := l.b.FileChunks(i, 0, i.Size, func(_ int64, c format.Chunk) bool {
 		var data []byte
