@@ -57,6 +57,9 @@ func (o *options) like(bootstrap []byte) (*options, error) {
 		return nil, err
 	}
 	info := boot.Info()
+	if info.Version != 6 {
+		return nil, fmt.Errorf("%w: it is of RAFS v%d, and new layers are of v6; convert it anew, or make an ordinary image on it", format.ErrUnsupported, info.Version)
+	}
 	if o.build.ChunkSize != 0 && o.build.ChunkSize != info.ChunkSize {
 		return nil, fmt.Errorf("its chunks are of %d bytes, which %schunk-size=%d does not go with", info.ChunkSize, prefix, o.build.ChunkSize)
 	}

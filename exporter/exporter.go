@@ -49,7 +49,7 @@ func (i *instance) Export(ctx context.Context, src *exporter.Source, info export
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	info.InlineCache = inlineOverOrdinary(info.InlineCache, wrapped)
+	info.InlineCache = reindexed(info.InlineCache, wrapped)
 	resp, finalize, desc, err := i.ExporterInstance.Export(ctx, wrapped, info)
 	if err != nil {
 		return nil, nil, nil, err

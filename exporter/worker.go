@@ -38,7 +38,7 @@ func NewWorker(ctx context.Context, opt base.WorkerOpt, sessions *session.Manage
 	if err != nil {
 		return nil, err
 	}
-	opt.Snapshotter = bases.Snapshotter(opt.Snapshotter)
+	opt.Snapshotter, opt.Applier = bases.Snapshotter(opt.Snapshotter), bases.Applier(opt.Applier)
 	w, err := base.NewWorker(ctx, opt)
 	if err != nil {
 		return nil, err

@@ -3,16 +3,30 @@
 package integration
 
 import (
+	"context"
+	"encoding/base64"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"lighter/format/formattest"
 	"lighter/integration/link"
@@ -35,6 +49,7 @@ func fromDir(t testing.TB, dockerfile, base string) string {
 const onBase = `FROM BASE
 RUN python3 -c 'import json; print(json.dumps([1, 2]))' >/said && rm /etc/issue && chmod 0700 /root && rm -r /usr/share/doc && mkdir /usr/share/doc && echo x >>/etc/hosts.allow
 COPY file /opt/
+COPY --link file /linked/
 CMD ["cat", "/said"]
 `
 
@@ -42,7 +57,7 @@ CMD ["cat", "/said"]
 func TestBuildKitFrom(t *testing.T) {
 	e := New(t)
 	e.StartRegistry(t)
-	e.Push(t, Python)
+	e.Push(t, Debian, Python)
 	e.convert(t, Python)
 	k, err := link.New(e.Registry.Host, link.Options{})
 	if err != nil {
@@ -60,6 +75,11 @@ func TestBuildKitFrom(t *testing.T) {
 		{"ordinary", (*fromTest).ordinary},
 		{"stages", (*fromTest).stages},
 		{"cached", (*fromTest).cached},
+		{"caches", (*fromTest).caches},
+		{"private", (*fromTest).private},
+		{"killed", (*fromTest).killed},
+		{"refused", (*fromTest).refused},
+		{"runs", (*fromTest).runs},
 		{"steps", (*fromTest).steps},
 	} {
 		t.Run(part.name, func(t *testing.T) {
@@ -224,7 +244,6 @@ RUN --mount=type=bind,from=BASE,target=/base cp /base/etc/group /bound
 	build := func(base, output string) {
 		f.b.Build(t, fromDir(t, strings.ReplaceAll(dockerfile, "ORDINARY", f.ref(Debian)), f.ref(base)), output+",rewrite-timestamp=true", sameTimes...)
 	}
-	f.e.Push(t, Debian)
 	build(Python+":lazy", nydusOutput(f.ref("staged")))
 	build(Python, "type=image,name="+f.ref("staged-plain")+",push=true")
 	f.mustEqual(t, "staged", "staged-plain")
@@ -261,6 +280,18 @@ func (f *fromTest) cached(t *testing.T) {
 	if err != nil || len(images) != 0 {
 		t.Errorf("pruning left %v, %v", images, err)
 	}
+	var kept int64 // on disk: files without a chunk may stay
+	chunks, err := filepath.Glob(filepath.Join(f.b.Root, "*", "lazy", "cache", "blobs", "*.data"))
+	for _, c := range chunks {
+		var st syscall.Stat_t
+		if err := syscall.Stat(c, &st); err != nil {
+			t.Fatal(err)
+		}
+		kept += st.Blocks * 512
+	}
+	if err != nil || kept > 0 {
+		t.Errorf("pruning left %d bytes of chunks, %v", kept, err)
+	}
 	build("")
 	if again := digestOf(t, f.e.Registry.Ref("again")); len(blobsOf(t, f.e.Registry.Ref("again")+"-data")) == 0 {
 		t.Errorf("after pruning the image is %s", again)
@@ -286,5 +317,212 @@ func (f *fromTest) away(t *testing.T) {
 	}
 	if out, err := step("cat /usr/lib/python3/dist-packages/numpy/core/_multiarray_umath*.so >/dev/null"); err == nil {
 		t.Errorf("with the registry away, files that were not read before are read:\n%s", out)
+	}
+}
+
+// caches exports the cache of a build on an accelerated image, and builds from it.
+func (f *fromTest) caches(t *testing.T) {
+	f.b.Build(t, contextDir(t, f.e, small), nydusOutput(f.ref("small")))
+	f.b.Ctl(t, "prune", "--all")
+	dir := fromDir(t, "FROM BASE\nCOPY file /opt/\nCOPY --link file /linked/\n", f.ref("small"))
+	for _, kind := range []string{"registry,mode=max", "inline"} {
+		name := "cached-" + kind[:6]
+		export := "type=" + kind
+		from := f.ref(name)
+		if kind != "inline" {
+			from = f.ref("cache")
+			export += ",ref=" + from
+		}
+		f.b.Build(t, dir, nydusOutput(f.ref(name)), "--export-cache", export)
+		f.b.Ctl(t, "prune", "--all")
+		out := f.b.Build(t, dir, nydusOutput(f.ref(name+"-again")), "--import-cache", "type=registry,ref="+from)
+		if !strings.Contains(out, "CACHED") {
+			t.Errorf("%s: nothing was taken from the cache:\n%s", kind, out)
+		}
+		if d := formattest.Diff(listed(t, f.e.Registry.Ref(name)), listed(t, f.e.Registry.Ref(name+"-again"))); d != "" {
+			t.Errorf("%s: built from the cache the image reads otherwise:\n%s", kind, d)
+		}
+		f.b.Ctl(t, "prune", "--all")
+	}
+}
+
+// private builds on an image of a registry that wants the password that the
+// client alone has.
+func (f *fromTest) private(t *testing.T) {
+	const user, password = "somebody", "a secret of the client"
+	behind := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: f.e.Registry.Host})
+	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if u, p, _ := req.BasicAuth(); u != user || p != password {
+			rw.Header().Set("WWW-Authenticate", `Basic realm="private"`)
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		behind.ServeHTTP(rw, req)
+	}))
+	t.Cleanup(front.Close)
+	host := strings.TrimPrefix(front.URL, "http://")
+	dir := fromDir(t, onBase, host+"/"+Python+":lazy")
+	if out, err := f.b.TryCtl(t, buildArgs(dir, nydusOutput(host+"/private"), nil)...); err == nil {
+		t.Errorf("without the password:\n%s", out)
+	}
+	config := t.TempDir()
+	auth := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"auths":{"`+host+`":{"auth":"`+auth+`"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_CONFIG", config)
+	f.b.Build(t, dir, nydusOutput(host+"/private"))
+	f.e.Lighter(t, "check", f.e.Registry.Ref("private"))
+	found := exec.Command("grep", "-rlF", "-e", password, "-e", auth, f.b.Root, f.b.Log)
+	if out, err := found.Output(); err == nil {
+		t.Errorf("the password is in %s", out)
+	}
+}
+
+// lazyProcesses are the daemon's processes that serve mounts, by their argument.
+func (f *fromTest) lazyProcesses(t *testing.T) map[string]int {
+	t.Helper()
+	out := map[string]int{}
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		raw, _ := os.ReadFile(file)
+		args := strings.Split(string(raw), "\x00")
+		if len(args) > 2 && strings.HasPrefix(args[2], f.b.Root) && strings.HasPrefix(args[1], "lazybase-") {
+			out[args[1]], _ = strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return out
+}
+
+// killed kills what serves a base while a step reads it: the worker alone is a
+// pause, its keeper an error of that step, and the daemon leaves nothing behind.
+func (f *fromTest) killed(t *testing.T) {
+	step := func(n int) []string {
+		dir := fromDir(t, "FROM BASE\nRUN echo "+strconv.Itoa(n)+" && for i in 1 2 3 4 5 6; do cat /usr/bin/* /usr/lib/x86_64-linux-gnu/*.so* >/dev/null && sleep 0.5 || exit 1; done\n", f.ref(Python+":lazy"))
+		args := buildArgs(dir, "", nil)
+		return args[:len(args)-2]
+	}
+	during := func(n int, do func()) (string, error) {
+		type result struct {
+			out string
+			err error
+		}
+		done := make(chan result, 1)
+		go func() {
+			out, err := f.b.TryCtl(t, step(n)...)
+			done <- result{out, err}
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := waitFor(ctx, "the step", func() bool { return len(f.lazyProcesses(t)) == 2 }); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		do()
+		r := <-done
+		return r.out, r.err
+	}
+	kill := func(name string) {
+		if err := syscall.Kill(f.lazyProcesses(t)[name], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := during(1, func() { kill("lazybase-worker"); time.Sleep(time.Second); kill("lazybase-worker") }); err != nil {
+		t.Errorf("with its worker killed: %v\n%s", err, out)
+	}
+	if out, err := during(2, func() { kill("lazybase-keeper") }); err == nil {
+		t.Errorf("with its keeper killed the step does not fail:\n%s", out)
+	}
+	f.b.Ctl(t, step(3)...)
+	during(4, func() { f.b.Kill(t) })
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := waitFor(ctx, "the server's end", func() bool { return len(f.lazyProcesses(t)) == 0 }); err != nil {
+		t.Error(err)
+	}
+	f.b.Start(t)
+	f.b.Ctl(t, step(5)...)
+	f.b.Stop(t)
+	if left := f.lazyProcesses(t); len(left) != 0 {
+		t.Errorf("processes %v outlive the daemon", left)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, f.b.Root+"/runc-overlayfs/lazy") {
+			t.Errorf("a mount outlives the daemon: %s", line)
+		}
+	}
+	f.b.Start(t)
+}
+
+// refused names what cannot be built on.
+func (f *fromTest) refused(t *testing.T) {
+	im := imageAt(t, f.e.Registry.Ref(Python+":lazy-boot"))
+	layers, err := im.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	push := func(ref string, im v1.Image) {
+		r, err := name.ParseReference(ref)
+		if err == nil {
+			err = remote.Write(r, im)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// As docker push leaves it: without annotations.
+	z, err := layers[0].Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare, err := mutate.AppendLayers(empty.Image, static.NewLayer(raw, types.DockerLayer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	push(f.e.Registry.Ref("bare"), bare)
+	tiny, err := imageAt(t, f.e.Registry.Ref(Debian)).Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	above, err := mutate.AppendLayers(im, tiny[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	push(f.e.Registry.Ref("above"), above)
+	for ref, want := range map[string]string{"bare": "lost its annotations", "above": "lies over an accelerated image: such"} {
+		dir := fromDir(t, "FROM BASE\nRUN true\n", f.ref(ref))
+		out, err := f.b.TryCtl(t, buildArgs(dir, nydusOutput(f.ref("none")), nil)...)
+		if err == nil || !strings.Contains(out, want) {
+			t.Errorf("FROM %s: %v, want an error with %q\n%s", ref, err, want, out)
+		}
+	}
+	dir := fromDir(t, "FROM BASE\nRUN true\n", f.ref(Python+":lazy"))
+	out, err := f.b.TryCtl(t, buildArgs(dir, nydusOutput(f.ref("none"))+",nydus-chunk-size=65536", nil)...)
+	if err == nil || !strings.Contains(out, "does not go with") {
+		t.Errorf("chunks of another size than the base's: %v\n%s", err, out)
+	}
+}
+
+// runs starts what was built, and what was built on that, under Docker.
+func (f *fromTest) runs(t *testing.T) {
+	f.b.Build(t, fromDir(t, onBase, f.ref(Python+":lazy")), nydusOutput(f.ref("one")))
+	f.b.Build(t, fromDir(t, "FROM BASE\nRUN python3 -c 'print(open(\"/said\").read() * 2)' >/twice\nCMD [\"cat\", \"/twice\"]\n", f.ref("one")), nydusOutput(f.ref("two")))
+	f.e.Lighter(t, "check", f.e.Registry.Ref("two"))
+	d := f.e.StartLighter(t, DaemonOptions{})
+	for ref, want := range map[string]string{"one": "[1, 2]", "two": "[1, 2]\n[1, 2]"} {
+		if out := d.Docker(t, "run", "--rm", "--network=none", f.ref(ref)); strings.TrimSpace(out) != want {
+			t.Errorf("%s printed %q, want %q", ref, out, want)
+		}
 	}
 }

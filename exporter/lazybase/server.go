@@ -71,7 +71,7 @@ func (s *server) mount(ctx context.Context, hex string, im *Image, tree string) 
 		return nil
 	}
 	err = r.call(ctx, "mount", call{ID: hex, Target: tree, Spec: mounts.Spec{
-		Bootstrap: im.Bootstrap(), Digest: im.Digest, MetaDir: im.dir, Repositories: im.Repositories(),
+		Bootstrap: im.Bootstrap(), Digest: im.Digest, MetaDir: im.dir, Repositories: im.Repositories(), Probe: true,
 	}})
 	if err == nil {
 		r.mu.Lock()

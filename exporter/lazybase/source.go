@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/session"
@@ -176,8 +177,12 @@ func (b *Bases) manifests(ctx context.Context, ref string, root digest.Digest, p
 	if f.full, err = images.Manifest(ctx, b.o.Content, desc, p); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(f.full.Layers, func(d ocispecs.Descriptor) bool { return convert.IsBootstrap(d.Annotations) }) {
+	boot := slices.IndexFunc(f.full.Layers, func(d ocispecs.Descriptor) bool { return convert.IsBootstrap(d.Annotations) })
+	if boot < 0 {
 		return nil, nil
+	}
+	if above := f.full.Layers[boot+1:]; len(above) > 0 {
+		return nil, fmt.Errorf("layer %s lies over an accelerated image: such an image cannot be built on; convert it anew", above[0].Digest)
 	}
 	ctx, done, err := leaseutil.WithLease(ctx, b.leases, leases.WithExpiration(metadataLife), leaseutil.MakeTemporary)
 	if err != nil {
@@ -186,6 +191,9 @@ func (b *Bases) manifests(ctx context.Context, ref string, root digest.Digest, p
 	imageutil.AddLease(done) // as for what BuildKit itself resolves
 	if d := convert.FullDigest(f.full.Annotations); d != "" {
 		raw, err := b.fetch(ctx, ref, ocispecs.Descriptor{MediaType: ocispecs.MediaTypeImageManifest, Digest: digest.Digest(d)}, g)
+		if cerrdefs.IsNotFound(err) {
+			err = fmt.Errorf("%w: the image was copied without its data: use `skopeo copy --all`, `crane copy` or `lighter copy`", err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("full manifest: %w", err)
 		}
