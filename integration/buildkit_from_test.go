@@ -111,13 +111,6 @@ func (f *fromTest) moved(do func()) (down, up int64) {
 	return f.k.Bytes() - down, f.k.Sent() - up
 }
 
-// withoutOutput are the arguments of a build whose result stays in the cache.
-func withoutOutput(dir string) []string {
-	args := buildArgs(dir, "", nil)
-	i := slices.Index(args, "--output")
-	return slices.Delete(args, i, i+2)
-}
-
 // sameTimes makes two builds of one Dockerfile comparable.
 var sameTimes = []string{"--opt", "build-arg:SOURCE_DATE_EPOCH=1700000000"}
 
@@ -311,7 +304,7 @@ func (f *fromTest) away(t *testing.T) {
 	base := f.ref(Python) + "@" + digestOf(t, f.e.Registry.Ref(Python+":lazy")).String()
 	step := func(run string) (string, error) {
 		dir := fromDir(t, "FROM BASE\nRUN "+run+"\n", base)
-		return f.b.TryCtl(t, withoutOutput(dir)...)
+		return f.b.TryCtl(t, buildArgs(dir, "", nil)...)
 	}
 	if out, err := step("python3 -c 'import json'"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -408,7 +401,7 @@ func (f *fromTest) lazyProcesses(t *testing.T) map[string]int {
 func (f *fromTest) killed(t *testing.T) {
 	step := func(n int) []string {
 		dir := fromDir(t, "FROM BASE\nRUN echo "+strconv.Itoa(n)+" && for i in 1 2 3 4 5 6; do cat /usr/bin/* /usr/lib/x86_64-linux-gnu/*.so* >/dev/null && sleep 0.5 || exit 1; done\n", f.ref(Python+":lazy"))
-		return withoutOutput(dir)
+		return buildArgs(dir, "", nil)
 	}
 	during := func(n int, do func()) (string, error) {
 		type result struct {
