@@ -3,9 +3,11 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 )
 
@@ -22,4 +24,23 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// bench says that the machine is quiet, and figures are to be kept.
+func bench() bool { return os.Getenv("LIGHTER_BENCH") != "" }
+
+// keepFigures writes a measurement to docs/bench, if this is one.
+func keepFigures(t *testing.T, name, text string) {
+	t.Helper()
+	if !bench() {
+		return
+	}
+	root, err := RepoRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(root, "docs", "bench", name)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
+		t.Fatal(err)
+	}
 }

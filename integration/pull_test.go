@@ -3,10 +3,7 @@
 package integration
 
 import (
-	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -58,48 +55,7 @@ func TestPullAndRun(t *testing.T) {
 	if ratio := float64(l.Total()) / float64(c.Total()); ratio > 0.2 {
 		t.Errorf("lazy pull and first output took %.2f of the classic time", ratio)
 	}
-	if os.Getenv("LIGHTER_BENCH") != "" {
-		root, err := RepoRoot()
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(root, "docs", "bench", "pull-and-run.txt")
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// An ordinary image is pulled about as fast as by overlay2 itself: the best of
-// three pulls each, in turns. The figure of a quiet machine counts (at most
-// 1.1, with LIGHTER_BENCH=1, which does not hold yet); on a busy one only gross
-// slowness shows.
-func TestOrdinaryPull(t *testing.T) {
-	e := New(t)
-	e.StartRegistry(t)
-	e.Push(t, Python)
-	none, err := link.New(e.Registry.Host, link.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { none.Close() })
-	ref := none.Addr + "/" + Python
-	sides := []*Daemon{e.StartDaemon(t, DaemonOptions{Name: "o"}), e.StartLighter(t, DaemonOptions{Name: "d"})}
-	best := []time.Duration{time.Hour, time.Hour}
-	for range 3 {
-		for i, d := range sides {
-			best[i] = min(best[i], d.Measure(t, none, ref).Pull)
-			d.Docker(t, "rmi", "-f", ref)
-		}
-	}
-	ratio, most := float64(best[1])/float64(best[0]), 2.5
-	if os.Getenv("LIGHTER_BENCH") != "" {
-		most = 1.1
-	}
-	t.Logf("overlay2 %v, lighter %v: %.2f", best[0].Round(time.Millisecond), best[1].Round(time.Millisecond), ratio)
-	if ratio > most {
-		t.Errorf("an ordinary image is pulled in %.2f of overlay2's time, more than %.1f", ratio, most)
-	}
+	keepFigures(t, "pull-and-run.txt", text)
 }
 
 // imageSize returns the bytes of an image's layers, unpacked and as they are stored.
