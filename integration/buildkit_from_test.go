@@ -304,8 +304,7 @@ func (f *fromTest) away(t *testing.T) {
 	base := f.ref(Python) + "@" + digestOf(t, f.e.Registry.Ref(Python+":lazy")).String()
 	step := func(run string) (string, error) {
 		dir := fromDir(t, "FROM BASE\nRUN "+run+"\n", base)
-		args := buildArgs(dir, "", nil)
-		return f.b.TryCtl(t, args[:len(args)-2]...) // no output
+		return f.b.TryCtl(t, buildArgs(dir, "", nil)...)
 	}
 	if out, err := step("python3 -c 'import json'"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -402,8 +401,7 @@ func (f *fromTest) lazyProcesses(t *testing.T) map[string]int {
 func (f *fromTest) killed(t *testing.T) {
 	step := func(n int) []string {
 		dir := fromDir(t, "FROM BASE\nRUN echo "+strconv.Itoa(n)+" && for i in 1 2 3 4 5 6; do cat /usr/bin/* /usr/lib/x86_64-linux-gnu/*.so* >/dev/null && sleep 0.5 || exit 1; done\n", f.ref(Python+":lazy"))
-		args := buildArgs(dir, "", nil)
-		return args[:len(args)-2]
+		return buildArgs(dir, "", nil)
 	}
 	during := func(n int, do func()) (string, error) {
 		type result struct {
