@@ -122,19 +122,14 @@ for f in (read, write, change):
     print(best, flush=True)
 `
 
-// At run time the plugin adds nothing: containers of an ordinary image start, read and write as on overlay2.
+// At run time the plugin adds nothing: in containers of an ordinary image files are read and written as on overlay2. On a
+// container's start and end it has Docker's ten calls over a socket, some milliseconds.
 func TestOrdinaryRun(t *testing.T) {
 	o := newOrdinary(t, 8<<30)
 	for _, d := range []*Daemon{o.overlay2, o.lighter} {
 		d.Docker(t, "pull", "-q", o.ref)
 	}
-	measure := func(d *Daemon) []time.Duration {
-		took := []time.Duration{time.Hour}
-		for range 3 {
-			start := time.Now()
-			d.Docker(t, "run", "--rm", "--network=none", o.ref, "true")
-			took[0] = min(took[0], time.Since(start))
-		}
+	plain, ours := o.inTurns(func(d *Daemon) (took []time.Duration) {
 		out := d.Docker(t, "run", "--rm", "--network=none", o.ref, "python3", "-c", work)
 		for _, line := range strings.Fields(out) {
 			seconds, err := time.ParseDuration(line + "s")
@@ -143,19 +138,32 @@ func TestOrdinaryRun(t *testing.T) {
 			}
 			took = append(took, seconds)
 		}
-		if len(took) != 4 {
+		if len(took) != 3 {
 			t.Fatalf("output %q", out)
 		}
 		return took
+	})
+	start := map[*Daemon][]time.Duration{}
+	for range 4 * o.rounds {
+		for _, d := range []*Daemon{o.overlay2, o.lighter} {
+			begin := time.Now()
+			d.Docker(t, "run", "--rm", "--network=none", o.ref, "true")
+			start[d] = append(start[d], time.Since(begin))
+		}
 	}
-	plain, ours := o.inTurns(measure)
-	total := func(d []time.Duration) time.Duration { return d[0] + d[1] + d[2] + d[3] }
-	most := 1.5
+	// The least would be that of a lucky moment: much in it is no work, but waiting for other processes.
+	median := func(d *Daemon) time.Duration {
+		slices.Sort(start[d])
+		return start[d][len(start[d])/2]
+	}
+	total := func(d []time.Duration) time.Duration { return d[0] + d[1] + d[2] }
+	most, mostStart := 1.5, 1.5
 	if bench() {
-		most = 1.02
+		most, mostStart = 1.02, 1.1
 	}
-	text := header + o.compare("start and end of a container", plain[0], ours[0], 0) + o.compare("read a tree", plain[1], ours[1], 0) +
-		o.compare("write files", plain[2], ours[2], 0) + o.compare("change files", plain[3], ours[3], 0) + o.compare("together", total(plain), total(ours), most)
+	text := header + o.compare("read a tree", plain[0], ours[0], 0) + o.compare("write files", plain[1], ours[1], 0) +
+		o.compare("change files", plain[2], ours[2], 0) + o.compare("read, write and change", total(plain), total(ours), most) +
+		o.compare("start and end of a container", median(o.overlay2), median(o.lighter), mostStart)
 	t.Log("\n" + text)
 	keepFigures(t, "ordinary-run.txt", text)
 }
