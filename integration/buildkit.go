@@ -62,7 +62,8 @@ func (b *BuildKit) Start(t TB) {
 		bin = b.env.Binary(t, "buildkitd")
 	}
 	cmd := exec.Command(bin, args...)
-	cmd.Env = append(os.Environ(), b.vars...)
+	// BuildKit's own temporary mounts outlive it when it is killed: they are to be swept.
+	cmd.Env = append(append(os.Environ(), "TMPDIR="+filepath.Dir(b.Root)), b.vars...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
