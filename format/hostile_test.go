@@ -115,25 +115,32 @@ func TestDamages(t *testing.T) {
 			if bytes.Equal(v.boot, g.boot) {
 				t.Fatal("nothing is damaged")
 			}
-			begin := time.Now()
-			err := walkMetadata(v.boot, anyChunk)
-			var e *Error
-			if !errors.As(err, &e) || !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnsupported) {
-				t.Fatalf("reading gives %v", err)
-			}
-			if !strings.Contains(err.Error(), d.want) || e.Structure == "" {
-				t.Errorf("reading gives %q, want %q in it", err, d.want)
-			}
-			if b, err := OpenBytes(v.boot); err == nil {
-				r, err := Check(b, nil, CheckOptions{})
-				if err != nil || len(r.Violations) == 0 {
-					t.Errorf("check finds nothing (%v)", err)
-				}
-			}
-			if took := time.Since(begin); took > 2*time.Second {
-				t.Errorf("took %v", took)
-			}
+			mustRefuse(t, v, d.want)
 		})
+	}
+}
+
+// mustRefuse reads and checks a damaged bootstrap: both fail, soon, and reading
+// says what is wanted.
+func mustRefuse(t *testing.T, v *victim, want string) {
+	t.Helper()
+	begin := time.Now()
+	err := walkMetadata(v.boot, anyChunk)
+	var e *Error
+	if !errors.As(err, &e) || !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnsupported) {
+		t.Fatalf("reading gives %v", err)
+	}
+	if !strings.Contains(err.Error(), want) || e.Structure == "" {
+		t.Errorf("reading gives %q, want %q in it", err, want)
+	}
+	if b, err := OpenBytes(v.boot); err == nil {
+		r, err := Check(b, nil, CheckOptions{})
+		if err != nil || len(r.Violations) == 0 {
+			t.Errorf("check finds nothing (%v)", err)
+		}
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("took %v", took)
 	}
 }
 
